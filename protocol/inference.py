@@ -1,0 +1,138 @@
+"""The one internal form of an inference, shared by every frontend, scheduler and backend.
+
+A frontend turns bytes into an `InferRequest`; a backend answers with `InferResponse`s or a
+`ServerError`. Neither knows which protocol the other side speaks. Tensors travel by reference:
+whoever receives one may read it, and must not write into it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protocol.datatypes import (
+    BYTES,
+    ELEMENT_SIZE,
+    Array,
+    datatype_of,
+    decode_bytes,
+    encode_bytes,
+    numpy_dtype,
+)
+
+ParameterValue = bool | int | float | str
+
+
+class SequenceFlag(enum.IntFlag):
+    """Where in its sequence a request stands; the numbers are those of Triton's C API."""
+
+    NONE = 0
+    START = 1
+    END = 2
+
+
+class Tensor:
+    """A named tensor, as wire bytes, as a numpy array, or both; each form is made on first use.
+
+    `shape` includes the batch dimension where the model has one. `raw` is little-endian and
+    row-major; BYTES elements carry a u32 length each. A tensor built from bytes that a peer sent
+    may hold the wrong number of them: admission (`repo.request_rules`) checks that before any
+    reader calls `array`.
+    """
+
+    __slots__ = ("_array", "_raw", "datatype", "name", "shape")
+
+    def __init__(
+        self,
+        name: str,
+        datatype: str,
+        shape: tuple[int, ...],
+        *,
+        raw: bytes | memoryview | None = None,
+        array: Array | None = None,
+    ) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self._raw = raw
+        self._array = array
+
+    @classmethod
+    def from_array(cls, name: str, array: Array) -> Tensor:
+        """A tensor that shares `array`. Raises ValueError for a dtype Triton has no name for."""
+        return cls(name, datatype_of(array), array.shape, array=array)
+
+    @property
+    def element_count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def raw(self) -> bytes | memoryview:
+        """The wire bytes; of a contiguous numeric array this is a view, not a copy."""
+        if self._raw is None:
+            assert self._array is not None, "a tensor has bytes or an array"
+            if self.datatype == BYTES:
+                self._raw = encode_bytes(self._array)
+            else:
+                contiguous = np.ascontiguousarray(self._array, dtype=numpy_dtype(self.datatype))
+                # A zero-sized array cannot be cast by memoryview.
+                self._raw = memoryview(contiguous).cast("B") if contiguous.size else b""
+        return self._raw
+
+    @property
+    def array(self) -> Array:
+        """The numpy array, a view of `raw` for fixed-size datatypes; BYTES is an object array.
+
+        Raises ValueError when `raw` does not fit `shape`, KeyError for an unknown datatype.
+        """
+        if self._array is None:
+            assert self._raw is not None, "a tensor has bytes or an array"
+            if self.datatype == BYTES:
+                self._array = decode_bytes(self._raw, self.shape)
+            else:
+                flat = np.frombuffer(self._raw, dtype=numpy_dtype(self.datatype))
+                self._array = flat.reshape(self.shape)
+        return self._array
+
+    @property
+    def byte_size(self) -> int:
+        """Number of wire bytes; computed without making them, except for a BYTES array."""
+        if self._raw is not None:
+            return len(self._raw)
+        if self.datatype == BYTES:
+            return len(self.raw)
+        return self.element_count * ELEMENT_SIZE[self.datatype]
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
+
+
+@dataclass(slots=True, eq=False)
+class InferRequest:
+    """One inference asked for. `timeout_us` and `priority` are 0 when the client gave none."""
+
+    model_name: str
+    model_version: str = ""  # "" asks for the latest version
+    id: str = ""
+    inputs: list[Tensor] = field(default_factory=list)
+    requested_outputs: tuple[str, ...] = ()  # empty asks for all
+    parameters: dict[str, ParameterValue] = field(default_factory=dict)
+    correlation_id: int | str = 0  # 0 or "" is no sequence
+    sequence_flags: SequenceFlag = SequenceFlag.NONE
+    priority: int = 0
+    timeout_us: int = 0
+    raw_input: bool = False  # the whole HTTP body is the only input; admission names and shapes it
+
+
+@dataclass(slots=True, eq=False)
+class InferResponse:
+    """One answer; a decoupled model may give any number of them to one request."""
+
+    model_name: str
+    model_version: str
+    id: str = ""
+    outputs: list[Tensor] = field(default_factory=list)
+    parameters: dict[str, ParameterValue] = field(default_factory=dict)

@@ -1,0 +1,111 @@
+"""What a backend is: code that loads one model instance and runs batches on it.
+
+A backend is plain blocking Python. Each instance lives in one thread (or one worker process) of
+its own, and every method is called from that thread, so an implementation needs no lock and may
+keep thread-local state such as a current device. This is also the interface of custom backends.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from protocol.inference import InferRequest, InferResponse
+from protocol.status import ServerError
+from repo.model_config import ModelConfig
+
+Outcome = InferResponse | ServerError
+"""How one response of one request turned out."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceContext:
+    """Everything an instance may know about itself when it loads."""
+
+    config: ModelConfig
+    version: int
+    model_directory: Path  # <repository>/<model>
+    instance_name: str
+    kind: str  # "CPU", "GPU" or "MODEL"
+    device_id: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)  # merged --backend-config values
+
+    @property
+    def model_name(self) -> str:
+        return self.config.name
+
+    @property
+    def version_directory(self) -> Path:
+        return self.model_directory / str(self.version)
+
+
+class ResponseSender(Protocol):
+    """Where the responses of one request go; callable from any thread until `final` was sent."""
+
+    def send(self, outcome: Outcome | None, *, final: bool) -> None:
+        """Give one response. `None` with `final` ends a decoupled request without another one.
+
+        Blocks while the receiver's window is full, which is how a slow reader slows its producer.
+        """
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for this request any longer; a live query."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExecuteRequest:
+    """One request of a batch as its backend sees it.
+
+    `batch_size` is the leading dimension of its tensors, or 0 for a model without batching.
+    A null request only pads a sequence batch: its outcome is dropped.
+    """
+
+    request: InferRequest
+    batch_size: int
+    sender: ResponseSender
+    is_null: bool = False
+
+
+@dataclass(slots=True)
+class Timings:
+    """How long the three phases of one execution took, for the statistics."""
+
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+
+class Backend(abc.ABC):
+    """One loaded model instance."""
+
+    def __init__(self, context: InstanceContext) -> None:
+        self.context = context
+
+    @classmethod
+    def auto_complete(cls, context: InstanceContext) -> ModelConfig:
+        """The configuration with what the model's files can tell filled in.
+
+        Called once per version before any instance exists. Raises ServerError.
+        """
+        return context.config
+
+    @abc.abstractmethod
+    def load(self) -> None:
+        """Load the model. Raises ServerError with the text that the index shows as reason."""
+
+    @abc.abstractmethod
+    def execute(
+        self, requests: Sequence[ExecuteRequest], timings: Timings
+    ) -> Sequence[Outcome | None]:
+        """Run one batch and return one outcome per request, in order.
+
+        `None` says that the request's responses go, or went, through its sender. Requested outputs
+        may be filtered here or not: the server prunes what was not asked for. An exception that
+        is not a ServerError fails the whole batch as INTERNAL.
+        """
+
+    def unload(self) -> None:  # noqa: B027  # most backends have nothing to release
+        """Release what `load` took. Called once, also after a failed load."""
