@@ -49,7 +49,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def numpy_dtype(datatype: str) -> np.dtype[np.generic]:
-    """The numpy dtype of a wire datatype; BYTES is `object`. Raises KeyError for an unknown name."""
+    """The numpy dtype of a wire datatype; BYTES is `object`. KeyError for an unknown name."""
     return np.dtype(np.object_) if datatype == BYTES else _FIXED[datatype][0]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -136,3 +137,43 @@ class InferResponse:
     id: str = ""
     outputs: list[Tensor] = field(default_factory=list)
     parameters: dict[str, ParameterValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemoryRef:
+    """A span of a region that the client registered; sizes in bytes."""
+
+    region: str
+    offset: int
+    byte_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """How the client wants one output rendered."""
+
+    name: str
+    binary: bool = True  # HTTP only: binary bytes rather than JSON numbers
+    classification: int = 0  # > 0: that many "value:index:label" strings instead of the tensor
+    shared_memory: SharedMemoryRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsePlan:
+    """How the client wants a response rendered: `outputs` lists what it asked for by name.
+
+    An empty `outputs` asks for every output the model has, rendered by `binary`.
+    """
+
+    outputs: tuple[OutputPlan, ...] = ()
+    binary: bool = True
+
+
+class SharedMemoryRegions(Protocol):
+    """The registered regions as a codec sees them; both methods raise ServerError."""
+
+    def read(self, ref: SharedMemoryRef) -> memoryview:
+        """The bytes of an input, valid at least until the request's final response."""
+
+    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
+        """Copy an output into its region; INTERNAL when the span is too small for it."""
