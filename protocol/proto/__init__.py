@@ -1,0 +1,1 @@
+"""The messages on the wire: .proto sources, what is generated from them, and how it is loaded."""
