@@ -1,0 +1,92 @@
+"""`config.pbtxt`: protobuf text format → the typed model configuration.
+
+Owns the two texts with which a configuration file fails, and the size limit of such a file. It
+never judges what a configuration says: an unknown field, a wrong type, a singular field given
+twice or two schedulers at once are refused by protobuf's own parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from protocol.proto import messages
+from protocol.status import internal
+from repo.model_config import ModelConfig
+
+# Real configurations are a few KiB; ensembles with thousands of steps stay below 1 MiB. protobuf's
+# text parser is pure Python, so a larger file would stall a load for minutes.
+MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+
+# protobuf quotes the whole offending line, which may be the whole file.
+MAX_REASON_LENGTH: Final = 500
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The configuration in the file at `path`. Raises ServerError INTERNAL."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise internal(f"failed to open text file for read {path}: {error.strerror}") from error
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: bytes | str, source: str) -> ModelConfig:
+    """The configuration in `raw`; `source` names the file in messages.
+
+    Raises ServerError INTERNAL `failed to read text proto from <source>[:line:column]: <reason>`.
+    """
+    failure = f"failed to read text proto from {source}"
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise internal(f"{failure}: file exceeds the maximum of {MAX_CONFIG_BYTES} bytes")
+    message = messages.ModelConfig()
+    try:
+        text = raw if isinstance(raw, str) else raw.decode("utf-8")
+        text_format.Parse(text, message, descriptor_pool=messages.POOL)
+        return from_proto(message)
+    except text_format.ParseError as error:
+        line, column = error.GetLine(), error.GetColumn()
+        if line is None:
+            raise internal(f"{failure}: {error}") from error
+        # protobuf prints "line:column : reason".
+        reason = str(error).split(" : ", 1)[-1]
+        raise internal(f"{failure}:{line}:{column}: {reason[:MAX_REASON_LENGTH]}") from error
+    except ValueError as error:  # bytes that are no UTF-8, or an enum's number out of range
+        raise internal(f"{failure}: {error}") from error
+
+
+def from_proto(message: messages.ModelConfig) -> ModelConfig:
+    """A protobuf (upb) message as the typed configuration, every field kept.
+
+    Raises ValueError for an enum value without a name: protobuf keeps such numbers.
+    """
+    _refuse_unnamed_enums(message)
+    config: ModelConfig = ModelConfig().parse(message.SerializeToString())
+    return config
+
+
+def to_proto(config: ModelConfig) -> messages.ModelConfig:
+    """The typed configuration as a protobuf (upb) message."""
+    return messages.ModelConfig.FromString(bytes(config))
+
+
+def _refuse_unnamed_enums(message: Message) -> None:
+    for field, value in message.ListFields():
+        repeated = value.values() if isinstance(value, Mapping) else value
+        values = repeated if field.is_repeated else [value]
+        if field.message_type is not None:
+            for one in values:
+                if isinstance(one, Message):  # a map may hold scalars
+                    _refuse_unnamed_enums(one)
+        elif field.enum_type is not None:
+            for number in values:
+                if number not in field.enum_type.values_by_number:
+                    raise ValueError(
+                        f'Enum type "{field.enum_type.full_name}" has no value with number '
+                        f"{number}."
+                    )
