@@ -1,0 +1,431 @@
+"""Which waiting tickets run together, and when: the default scheduler and the dynamic batcher.
+
+Owns the tickets of one model version from `submit` until they leave. Both policies follow Triton's
+rules; where Triton is late or blind, they are exact: a timeout strikes at its instant, and a ticket
+that is cancelled, expired or past its caller's deadline frees its place at once, wherever it waits.
+
+A ticket has expired when `now >= expires_at`, so the wake-up at that very instant removes it, also
+when a batch could have taken it along at the same instant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from itertools import islice
+from typing import Final
+
+from actors.policy.actions import (
+    Action,
+    ClosedBy,
+    Dispatch,
+    RefusalCause,
+    Refuse,
+    Report,
+    SchedulingPolicy,
+)
+from actors.policy.grants import Grants
+from actors.policy.queueing import Deadlines, PriorityQueue, Ticket
+from actors.policy.scanning import BatchStrategy, FormedBatch, Limits, Scan
+from repo.model_config import BatchingSettings, QueuePolicySettings
+
+__all__ = [
+    "Action",
+    "BatchStrategy",
+    "BatchingSettings",
+    "ClosedBy",
+    "DefaultScheduler",
+    "Dispatch",
+    "DynamicBatcher",
+    "QueuePolicySettings",
+    "RefusalCause",
+    "Refuse",
+    "Report",
+    "SchedulingPolicy",
+]
+
+# Triton's bound on formed batches that wait for an instance. More would fix the make-up of batches
+# earlier than needed; fewer would leave an instance idle while the next batch forms.
+FORMED_BATCHES_PER_INSTANCE: Final = 2
+
+
+class DefaultScheduler:
+    """One request is one execution, first come, first served, over all instances of the model."""
+
+    def __init__(self) -> None:
+        self._queue: OrderedDict[int, Ticket] = OrderedDict()
+        self._deadlines = Deadlines()
+        self._grants = Grants()
+        self._draining = False
+
+    def submit(self, ticket: Ticket, now: float) -> Refuse | None:
+        """Queue a ticket; refuses it only when stopping or already past its deadline."""
+        if self._draining:
+            return Refuse(ticket, RefusalCause.STOPPING)
+        if ticket.deadline_at <= now:
+            return Refuse(ticket, RefusalCause.DEADLINE)
+        assert ticket.id not in self._queue, "a ticket is submitted once"
+        ticket.enqueued_at = now
+        self._queue[ticket.id] = ticket
+        if ticket.deadline_at < math.inf:
+            self._deadlines.watch(ticket)
+        return None
+
+    def cancel(self, ticket_id: int, now: float) -> Refuse | None:
+        ticket = self._queue.pop(ticket_id, None)
+        if ticket is None:
+            return None
+        self._deadlines.forget(ticket)
+        return Refuse(ticket, RefusalCause.CANCELLED)
+
+    def grant(self, instance: int) -> None:
+        self._grants.add(instance)
+
+    def revoke(self, instance: int) -> None:
+        self._grants.forget(instance)
+
+    def surrender(self) -> list[int]:
+        return self._grants.take_all()
+
+    def drain(self) -> None:
+        self._draining = True
+
+    def abandon(self) -> list[Ticket]:
+        """Drop every ticket and hand them back, in order of arrival."""
+        tickets = list(self._queue.values())
+        for ticket in tickets:
+            self._deadlines.forget(ticket)
+        self._queue.clear()
+        return tickets
+
+    def step(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        while (expired := self._deadlines.pop_due(now)) is not None:
+            del self._queue[expired.id]
+            actions.append(Refuse(expired, RefusalCause.DEADLINE))
+        queue = self._queue
+        while queue and self._grants.total:
+            _, ticket = queue.popitem(last=False)
+            self._deadlines.forget(ticket)
+            actions.append(
+                Dispatch(
+                    self._grants.take(), [ticket], ticket.batch_size, "single", ticket.enqueued_at
+                )
+            )
+        return actions
+
+    @property
+    def next_wake(self) -> float:
+        return self._deadlines.next_at
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    @property
+    def pending_by_level(self) -> dict[int, int]:
+        return {0: len(self._queue)} if self._queue else {}
+
+    @property
+    def grants_wanted(self) -> int:
+        return len(self._queue)
+
+
+class DynamicBatcher:
+    """Triton's dynamic batcher.
+
+    Requests wait in one queue per priority level. A pass over them in scan order decides whether
+    the ones at the front leave now; they then form a batch, which waits for a grant. A model
+    without levels, timeouts and size limits may form batches before a grant is there ("prefetch"),
+    at most FORMED_BATCHES_PER_INSTANCE for each known instance, and the newest of these keeps
+    growing until it is saturated or leaves. Any other model forms a batch only against a grant.
+
+    `on_demand` says that grants come only for `grants_wanted`, as under the rate limiter.
+    `hold_until` makes the batcher idle until that many tickets wait, once: a hook for tests that
+    mirrors Triton's TRITONSERVER_DELAY_SCHEDULER.
+    """
+
+    def __init__(
+        self,
+        settings: BatchingSettings,
+        *,
+        strategy: BatchStrategy | None = None,
+        on_demand: bool = False,
+        hold_until: int = 0,
+    ) -> None:
+        self._settings = settings
+        self._delay = settings.max_queue_delay_seconds
+        self._limits = Limits.of(settings)
+        self._strategy = strategy
+        self._on_demand = on_demand
+        self._hold_until = hold_until
+        self._prefetches = _may_prefetch(settings)
+        self._queue = PriorityQueue(settings)
+        self._tickets: dict[int, Ticket] = {}  # every one not answered yet
+        self._deadlines = Deadlines()
+        self._grants = Grants()
+        self._formed: deque[FormedBatch] = deque()
+        self._growing: FormedBatch | None = None  # the last of `_formed`, unless saturated
+        self._scan = Scan(self._limits, strategy)
+        self._scan_is_valid = False
+        self._arrived: list[Ticket] = []  # behind everything that a valid scan has seen
+        self._outbox: list[Action] = []  # decided outside `step`
+        self._delay_ends_at = math.inf
+        self._could_form = False
+        self._draining = False
+
+    def submit(self, ticket: Ticket, now: float) -> Refuse | None:
+        """Queue a ticket at its level; refuses it when stopping, too late, or the level is full.
+
+        A level outside the configured ones is the default level. Before a full level refuses, what
+        is due to leave it at `now` leaves, so that the limit counts only tickets that must wait.
+        """
+        if self._draining:
+            return Refuse(ticket, RefusalCause.STOPPING)
+        if ticket.deadline_at <= now:
+            return Refuse(ticket, RefusalCause.DEADLINE)
+        settings = self._settings
+        if not 0 < ticket.level <= settings.priority_levels:
+            ticket.level = settings.default_priority_level
+        queue = self._queue.level(ticket.level)
+        if queue.is_full:
+            self._outbox = self.step(now)
+            if queue.is_full:
+                return Refuse(ticket, RefusalCause.QUEUE_FULL)
+        assert ticket.id not in self._tickets, "a ticket is submitted once"
+        ticket.enqueued_at = now
+        ticket.expires_at = queue.expiry(ticket, now)
+        self._tickets[ticket.id] = ticket
+        self._deadlines.watch(ticket)
+        is_last = self._queue.push(queue, ticket)
+        if self._scan_is_valid:
+            if is_last:
+                self._arrived.append(ticket)
+            else:
+                self._scan_is_valid = False
+        return None
+
+    def cancel(self, ticket_id: int, now: float) -> Refuse | None:
+        ticket = self._tickets.get(ticket_id)
+        if ticket is None:
+            return None
+        self._deadlines.forget(ticket)
+        self._withdraw(ticket)
+        return Refuse(ticket, RefusalCause.CANCELLED)
+
+    def grant(self, instance: int) -> None:
+        self._grants.add(instance)
+
+    def revoke(self, instance: int) -> None:
+        self._grants.forget(instance)
+        self._scan_is_valid = False
+
+    def surrender(self) -> list[int]:
+        self._scan_is_valid = False
+        return self._grants.take_all()
+
+    def drain(self) -> None:
+        """Refuse further tickets; those queued no longer wait for companions that cannot come."""
+        self._draining = True
+        self._hold_until = 0
+
+    def abandon(self) -> list[Ticket]:
+        """Drop every ticket and hand them back, in order of arrival."""
+        tickets = list(self._tickets.values())
+        for ticket in tickets:
+            self._deadlines.forget(ticket)
+            self._withdraw(ticket)
+        return tickets
+
+    def step(self, now: float) -> list[Action]:
+        actions, self._outbox = self._outbox, []
+        self._could_form = False
+        self._delay_ends_at = math.inf
+        if self._deadlines.next_at <= now:
+            self._expire(now, actions)
+        if len(self._tickets) >= self._hold_until:
+            self._hold_until = 0
+            self._dispatch(now, actions)
+            while self._queue and self._may_form() and self._form(now):
+                self._dispatch(now, actions)
+        if self._scan.problems:
+            actions += [Report(problem) for problem in self._scan.problems]
+            self._scan.problems.clear()
+        return actions
+
+    @property
+    def next_wake(self) -> float:
+        return min(self._deadlines.next_at, self._delay_ends_at)
+
+    @property
+    def pending(self) -> int:
+        return len(self._tickets)
+
+    @property
+    def pending_by_level(self) -> dict[int, int]:
+        return self._queue.counts()
+
+    @property
+    def grants_wanted(self) -> int:
+        return len(self._formed) + self._could_form
+
+    def _may_form(self) -> bool:
+        """Whether there is room for one more batch, or for the growing one to grow."""
+        if self._prefetches:
+            instances = max(self._grants.instance_count, 1)
+            return len(self._formed) < FORMED_BATCHES_PER_INSTANCE * instances
+        return self._grants.total > 0 or self._on_demand
+
+    def _form(self, now: float) -> bool:
+        """One pass: move what leaves the queue now into a batch; False when all has to wait."""
+        scan = self._look()
+        late = self._delay > 0 and (self._draining or now >= scan.oldest_at + self._delay)
+        preferred = self._limits.preferred
+        count = len(scan.picked)
+        if scan.best and not late:
+            count = scan.mark
+            closed_by: ClosedBy = "preferred" if scan.base + scan.best in preferred else "full"
+            scan.saturates = scan.saturates or self._delay == 0
+        elif not count:
+            if not scan.saturates:
+                return False
+            closed_by = "full"
+        elif scan.stop or scan.base + scan.size >= self._limits.max_preferred:
+            scan.saturates = True
+            closed_by = scan.stop or "full"
+        elif late:
+            closed_by = "delay"
+        elif self._delay == 0:
+            closed_by = "immediate"
+        elif scan.base and scan.base not in preferred:
+            # An instance should find the largest batch possible, even an unpreferred one.
+            closed_by = "delay"
+        else:
+            self._delay_ends_at = scan.oldest_at + self._delay
+            return False
+        if not self._prefetches and not self._grants.total:
+            self._could_form = True
+            return False
+        self._take(scan, count, closed_by)
+        return True
+
+    def _look(self) -> Scan:
+        """The scan of the queue as it is now, made from the front only if it has to be."""
+        scan = self._scan
+        if not self._scan_is_valid:
+            scan.restart(self._growing)
+            for ticket in self._queue:
+                if not scan.offer(ticket):
+                    break
+        elif not scan.stop:
+            for ticket in self._arrived:
+                if not scan.offer(ticket):
+                    break
+        self._arrived.clear()
+        self._scan_is_valid = True
+        if scan.stop in {"shape", "custom"} and self._growing is not None:
+            self._growing.is_sealed = True
+        return scan
+
+    def _take(self, scan: Scan, count: int, closed_by: ClosedBy) -> None:
+        """Move the first `count` scanned tickets into the growing batch, or into a new one."""
+        batch = self._growing
+        if batch is None:
+            batch = self._growing = FormedBatch(closed_by, scan.shape_key)
+            self._formed.append(batch)
+        elif closed_by not in {"delay", "immediate"}:
+            batch.closed_by = closed_by
+        for ticket in islice(scan.picked, count):
+            self._queue.remove(ticket)
+            batch.tickets.append(ticket)
+            batch.batch_size += ticket.batch_size
+            batch.oldest_enqueued_at = min(batch.oldest_enqueued_at, ticket.enqueued_at)
+        if scan.stop in {"shape", "custom"} and count == len(scan.picked):
+            batch.is_sealed = True
+        if scan.saturates:
+            self._growing = None
+        scan.end_strategy()
+        self._scan_is_valid = False
+
+    def _dispatch(self, now: float, actions: list[Action]) -> None:
+        """Send formed batches off for as long as there are grants."""
+        formed = self._formed
+        while formed and self._grants.total:
+            batch = formed.popleft()
+            if formed and self._delay > 0 and self._strategy is None:
+                self._merge_followers(batch, now)
+            if not formed and self._growing is not None:
+                self._growing = None
+                self._scan_is_valid = False
+            for ticket in batch.tickets:
+                del self._tickets[ticket.id]
+                self._deadlines.forget(ticket)
+            actions.append(
+                Dispatch(
+                    self._grants.take(),
+                    batch.tickets,
+                    batch.batch_size,
+                    batch.closed_by,
+                    batch.oldest_enqueued_at,
+                )
+            )
+
+    def _merge_followers(self, batch: FormedBatch, now: float) -> None:
+        """Append the formed batches behind `batch` that fit and have waited too long themselves."""
+        formed = self._formed
+        while formed:
+            follower = formed[0]
+            if (
+                batch.is_sealed
+                or follower.is_sealed
+                or follower.oldest_enqueued_at + self._delay >= now
+                or batch.batch_size + follower.batch_size > self._limits.max_batch
+                or follower.shape_key != batch.shape_key
+            ):
+                return
+            formed.popleft()
+            batch.tickets += follower.tickets
+            batch.batch_size += follower.batch_size
+            batch.oldest_enqueued_at = min(batch.oldest_enqueued_at, follower.oldest_enqueued_at)
+
+    def _expire(self, now: float, actions: list[Action]) -> None:
+        """Answer or delay every ticket whose instant has come, in the order of their instants."""
+        while (ticket := self._deadlines.pop_due(now)) is not None:
+            if ticket.deadline_at < ticket.expires_at:
+                self._withdraw(ticket)
+                actions.append(Refuse(ticket, RefusalCause.DEADLINE))
+            elif self._queue.level(ticket.level).settings.timeout_action == "REJECT":
+                self._withdraw(ticket)
+                actions.append(Refuse(ticket, RefusalCause.TIMEOUT))
+            else:
+                self._queue.delay(ticket)
+                self._deadlines.watch(ticket)
+                self._scan_is_valid = False
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        """Take a ticket out of the queue, or out of a formed batch, before it left."""
+        del self._tickets[ticket.id]
+        self._scan_is_valid = False
+        if ticket.holder is not None:
+            self._queue.remove(ticket)
+            return
+        batch = next(batch for batch in self._formed if ticket in batch.tickets)
+        batch.tickets.remove(ticket)
+        batch.batch_size -= ticket.batch_size
+        if batch.tickets:
+            batch.oldest_enqueued_at = min(left.enqueued_at for left in batch.tickets)
+            return
+        self._formed.remove(batch)
+        if batch is self._growing:
+            self._growing = None
+
+
+def _may_prefetch(settings: BatchingSettings) -> bool:
+    """Only a queue that never refuses or reorders may be emptied ahead of time."""
+    policy = settings.default_policy
+    return (
+        settings.priority_levels == 0
+        and policy.default_timeout_seconds == 0
+        and not policy.allow_timeout_override
+        and policy.max_queue_size == 0
+    )
