@@ -1,0 +1,184 @@
+"""What model repositories hold, as one immutable snapshot, and how two snapshots differ.
+
+Owns the naming of models (with and without namespaces), the detection of duplicates, and the
+timestamps by which a change is noticed. It reads directory entries only: never a configuration,
+never a model file. Loading, and remembering which load failed, is the business of the actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from repo.storage import Storage
+from repo.versions import discover_versions
+
+CONFIG_FILE: Final = "config.pbtxt"
+CONFIG_DIRECTORY: Final = "configs"
+
+
+class ModelIdentity(NamedTuple):
+    """A model's place among all repositories; `namespace` is "" unless namespacing is on."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}::{self.name}" if self.namespace else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One place to look for models.
+
+    `mapping` (model name → subdirectory) comes from a registration: a mapped subdirectory is seen
+    under its mapped name only.
+    """
+
+    storage: Storage
+    mapping: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTimestamps:
+    """When a model directory changed, in ns: itself, and the tree of each direct entry.
+
+    All zero when any part could not be read, so that the next readable scan counts as a change.
+    """
+
+    directory_ns: int = 0
+    entries_ns: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def latest_ns(self) -> int:
+        return max(self.directory_ns, *self.entries_ns.values(), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model directory; `directory` is relative to its repository's root."""
+
+    identity: ModelIdentity
+    storage: Storage
+    directory: str
+    timestamps: ModelTimestamps
+    subdirectories: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def path(self) -> str:
+        return self.storage.full_path(self.directory)
+
+    def versions(self) -> tuple[int, ...]:
+        """The versions found, ascending; warns of directories that are none."""
+        return discover_versions(self.subdirectories)
+
+    def config_path(self, config_name: str = "") -> str | None:
+        """The configuration file, relative to the repository; None when the model has none.
+
+        `config_name` picks `configs/<name>.pbtxt` where that exists.
+        """
+        candidates = [f"{self.directory}/{CONFIG_FILE}"]
+        if config_name:
+            candidates.insert(0, f"{self.directory}/{CONFIG_DIRECTORY}/{config_name}.pbtxt")
+        return next((path for path in candidates if self.storage.exists(path)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryListing:
+    """Every model of every repository. A duplicate is in `duplicates` and not in `models`."""
+
+    models: Mapping[ModelIdentity, ModelEntry] = field(default_factory=dict)
+    duplicates: frozenset[ModelIdentity] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ListingDiff:
+    """What became of the models between two listings; each tuple is sorted."""
+
+    added: tuple[ModelIdentity, ...]
+    removed: tuple[ModelIdentity, ...]
+    modified: tuple[ModelIdentity, ...]
+    unmodified: tuple[ModelIdentity, ...]
+
+
+def scan(repositories: Sequence[Repository], *, namespacing: bool = False) -> RepositoryListing:
+    """List the models of all repositories. Raises OSError when a repository itself is unreadable.
+
+    Every directory is a model, hidden ones too; plain files are not.
+    """
+    models: dict[ModelIdentity, ModelEntry] = {}
+    duplicates: set[ModelIdentity] = set()
+    for repository in repositories:
+        namespace = repository.storage.location if namespacing else ""
+        for name, directory in _model_directories(repository):
+            identity = ModelIdentity(namespace, name)
+            if identity in models:
+                duplicates.add(identity)
+            else:
+                models[identity] = read_entry(repository.storage, identity, directory)
+    for identity in duplicates:
+        del models[identity]
+    return RepositoryListing(models, frozenset(duplicates))
+
+
+def read_entry(storage: Storage, identity: ModelIdentity, directory: str) -> ModelEntry:
+    """One model directory; an unreadable one has zero timestamps and no subdirectories."""
+    try:
+        entries = storage.entries(directory)
+        timestamps = ModelTimestamps(
+            storage.latest_change_ns(directory, recursive=False),
+            {one.name: storage.latest_change_ns(f"{directory}/{one.name}") for one in entries},
+        )
+    except OSError:
+        return ModelEntry(identity, storage, directory, ModelTimestamps(), ())
+    subdirectories = tuple(entry.name for entry in entries if entry.is_directory)
+    return ModelEntry(identity, storage, directory, timestamps, subdirectories)
+
+
+def diff(old: RepositoryListing, new: RepositoryListing) -> ListingDiff:
+    """What changed: *modified* means that the newest change is newer than it was before."""
+    kept = sorted(old.models.keys() & new.models.keys())
+    modified = [
+        identity
+        for identity in kept
+        if new.models[identity].timestamps.latest_ns > old.models[identity].timestamps.latest_ns
+        or new.models[identity].path != old.models[identity].path
+    ]
+    changed = set(modified)
+    return ListingDiff(
+        added=tuple(sorted(new.models.keys() - old.models.keys())),
+        removed=tuple(sorted(old.models.keys() - new.models.keys())),
+        modified=tuple(modified),
+        unmodified=tuple(identity for identity in kept if identity not in changed),
+    )
+
+
+def version_files_changed(old: ModelEntry, new: ModelEntry, version: int) -> bool:
+    """Whether a loaded `version` must be loaded anew because files that it may read changed.
+
+    These are its own directory and everything beside the version directories, except the
+    configuration: that is compared by content.
+    """
+    return _files_of(old, version) != _files_of(new, version)
+
+
+def _files_of(entry: ModelEntry, version: int) -> dict[str, int]:
+    return {
+        name: changed_ns
+        for name, changed_ns in entry.timestamps.entries_ns.items()
+        if name == str(version) or not (name.isdecimal() or name in {CONFIG_FILE, CONFIG_DIRECTORY})
+    }
+
+
+def _model_directories(repository: Repository) -> list[tuple[str, str]]:
+    """(model name, directory) of every model of one repository."""
+    found = [entry.name for entry in repository.storage.entries() if entry.is_directory]
+    mapped = set(repository.mapping.values())
+    pairs = [(name, name) for name in found if name not in mapped]
+    pairs += [(name, place) for name, place in repository.mapping.items() if place in found]
+    return pairs

@@ -1,0 +1,137 @@
+"""Where a model repository lives: the port that every kind of storage implements, and the local
+file system as its first implementation.
+
+Owns the spelling of repository locations and the reading of directory trees. It never interprets
+what it reads: model names, versions and configurations are the business of `scan`, `versions` and
+`pbtxt`. Paths inside a repository are relative, with `/` between their parts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from protocol.status import internal, invalid_arg
+
+# Triton reads the same three schemes; everything else is a path.
+CLOUD_SCHEMES: Final = ("gs://", "s3://", "as://")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory."""
+
+    name: str
+    is_directory: bool
+
+
+class Checkout(Protocol):
+    """A model directory on the local file system, held while a model made from it lives."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are; valid until `release`."""
+
+    def release(self) -> None:
+        """Give the directory back; a temporary copy is deleted. May be called more than once."""
+
+
+class Storage(Protocol):
+    """One repository. All methods block; OSError says that the storage cannot be read."""
+
+    @property
+    def location(self) -> str:
+        """The repository as the operator named it."""
+
+    def entries(self, path: str = "") -> list[Entry]:
+        """What stands directly in the directory `path`, sorted by name."""
+
+    def latest_change_ns(self, path: str, *, recursive: bool = True) -> int:
+        """The newest change anywhere in the tree at `path` (or of `path` alone), in ns."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory stands at `path`."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole file at `path`."""
+
+    def full_path(self, path: str) -> str:
+        """`path` as messages print it."""
+
+    def checkout(self, path: str) -> Checkout:
+        """The directory `path` as local files."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCheckout:
+    """A directory that is local already: nothing was copied, nothing is deleted."""
+
+    directory: Path
+
+    def release(self) -> None:
+        return
+
+
+class LocalStorage:
+    """A repository on the local file system."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._root = Path(location)
+
+    @property
+    def location(self) -> str:
+        return self._location
+
+    def entries(self, path: str = "") -> list[Entry]:
+        with os.scandir(self._root / path) as found:
+            return sorted(
+                (Entry(one.name, one.is_dir()) for one in found), key=lambda entry: entry.name
+            )
+
+    def latest_change_ns(self, path: str, *, recursive: bool = True) -> int:
+        # A file copied in with its old mtime still has a new ctime.
+        top = self._root / path
+        latest = _change_ns(top.stat())
+        if recursive and top.is_dir():
+            for parent, directories, files in os.walk(top, onerror=_fail):
+                for name in (*directories, *files):
+                    latest = max(latest, _change_ns(Path(parent, name).stat()))
+        return latest
+
+    def exists(self, path: str) -> bool:
+        return (self._root / path).exists()
+
+    def read_bytes(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
+    def full_path(self, path: str) -> str:
+        return str(self._root / path)
+
+    def checkout(self, path: str) -> LocalCheckout:
+        return LocalCheckout(self._root / path)
+
+
+def open_storage(location: str) -> Storage:
+    """The storage at `location`.
+
+    Raises ServerError: INVALID_ARG for what is no directory, INTERNAL for a cloud scheme.
+    """
+    for scheme in CLOUD_SCHEMES:
+        if location.startswith(scheme):
+            raise internal(
+                f"{scheme} file-system not supported. Copy the repository to a local directory."
+            )
+    if not Path(location).is_dir():
+        raise invalid_arg("repository path is not a valid directory")
+    return LocalStorage(location)
+
+
+def _change_ns(status: os.stat_result) -> int:
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _fail(error: OSError) -> None:
+    raise error
