@@ -80,7 +80,7 @@ class Tensor:
             else:
                 contiguous = np.ascontiguousarray(self._array, dtype=numpy_dtype(self.datatype))
                 # A zero-sized array cannot be cast by memoryview.
-                self._raw = memoryview(contiguous).cast("B") if contiguous.size else b""
+                self._raw = contiguous.data.cast("B") if contiguous.size else b""
         return self._raw
 
     @property
@@ -95,6 +95,8 @@ class Tensor:
                 self._array = decode_bytes(self._raw, self.shape)
             else:
                 flat = np.frombuffer(self._raw, dtype=numpy_dtype(self.datatype))
+                if not flat.flags.aligned:
+                    flat = flat.copy()  # it was cut out of a message; native code wants alignment
                 self._array = flat.reshape(self.shape)
         return self._array
 
