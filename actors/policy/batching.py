@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from itertools import islice
 from typing import Final
 
 from actors.policy.actions import (
@@ -153,9 +152,9 @@ class DynamicBatcher:
         on_demand: bool = False,
         hold_until: int = 0,
     ) -> None:
-        self._settings = settings
+        self._levels = settings.priority_levels
+        self._default_level = settings.default_priority_level
         self._delay = settings.max_queue_delay_seconds
-        self._limits = Limits.of(settings)
         self._strategy = strategy
         self._on_demand = on_demand
         self._hold_until = hold_until
@@ -166,7 +165,7 @@ class DynamicBatcher:
         self._grants = Grants()
         self._formed: deque[FormedBatch] = deque()
         self._growing: FormedBatch | None = None  # the last of `_formed`, unless saturated
-        self._scan = Scan(self._limits, strategy)
+        self._scan = Scan(Limits.of(settings), strategy)
         self._scan_is_valid = False
         self._arrived: list[Ticket] = []  # behind everything that a valid scan has seen
         self._outbox: list[Action] = []  # decided outside `step`
@@ -184,25 +183,27 @@ class DynamicBatcher:
             return Refuse(ticket, RefusalCause.STOPPING)
         if ticket.deadline_at <= now:
             return Refuse(ticket, RefusalCause.DEADLINE)
-        settings = self._settings
-        if not 0 < ticket.level <= settings.priority_levels:
-            ticket.level = settings.default_priority_level
+        if not 0 < ticket.level <= self._levels:
+            ticket.level = self._default_level
         queue = self._queue.level(ticket.level)
-        if queue.is_full:
+        if 0 < queue.limit <= len(queue):
             self._outbox = self.step(now)
-            if queue.is_full:
+            if queue.limit <= len(queue):
                 return Refuse(ticket, RefusalCause.QUEUE_FULL)
         assert ticket.id not in self._tickets, "a ticket is submitted once"
         ticket.enqueued_at = now
-        ticket.expires_at = queue.expiry(ticket, now)
         self._tickets[ticket.id] = ticket
-        self._deadlines.watch(ticket)
+        if queue.timeout_seconds:
+            ticket.expires_at = queue.expiry(ticket, now)
+            self._deadlines.watch(ticket)
+        elif ticket.deadline_at < math.inf:
+            self._deadlines.watch(ticket)
         is_last = self._queue.push(queue, ticket)
         if self._scan_is_valid:
-            if is_last:
-                self._arrived.append(ticket)
-            else:
+            if not is_last:
                 self._scan_is_valid = False
+            elif not self._scan.stop:
+                self._arrived.append(ticket)
         return None
 
     def cancel(self, ticket_id: int, now: float) -> Refuse | None:
@@ -245,9 +246,11 @@ class DynamicBatcher:
             self._expire(now, actions)
         if len(self._tickets) >= self._hold_until:
             self._hold_until = 0
-            self._dispatch(now, actions)
-            while self._queue and self._may_form() and self._form(now):
+            if self._formed:
                 self._dispatch(now, actions)
+            queue, grants = self._queue, self._grants
+            while queue.active and (grants.total or self._has_room()) and self._form(now, actions):
+                pass
         if self._scan.problems:
             actions += [Report(problem) for problem in self._scan.problems]
             self._scan.problems.clear()
@@ -269,44 +272,51 @@ class DynamicBatcher:
     def grants_wanted(self) -> int:
         return len(self._formed) + self._could_form
 
-    def _may_form(self) -> bool:
-        """Whether there is room for one more batch, or for the growing one to grow."""
+    def _has_room(self) -> bool:
+        """Without a grant: whether one more batch may form, or the growing one may grow."""
         if self._prefetches:
             instances = max(self._grants.instance_count, 1)
             return len(self._formed) < FORMED_BATCHES_PER_INSTANCE * instances
-        return self._grants.total > 0 or self._on_demand
+        return self._on_demand
 
-    def _form(self, now: float) -> bool:
+    def _form(self, now: float, actions: list[Action]) -> bool:
         """One pass: move what leaves the queue now into a batch; False when all has to wait."""
         scan = self._look()
-        late = self._delay > 0 and (self._draining or now >= scan.oldest_at + self._delay)
-        preferred = self._limits.preferred
+        delay = self._delay
+        late = delay > 0 and (self._draining or now >= scan.oldest_at + delay)
+        limits = scan.limits
         count = len(scan.picked)
         if scan.best and not late:
             count = scan.mark
-            closed_by: ClosedBy = "preferred" if scan.base + scan.best in preferred else "full"
-            scan.saturates = scan.saturates or self._delay == 0
+            closed_by: ClosedBy = (
+                "preferred" if scan.base + scan.best in limits.preferred else "full"
+            )
+            scan.saturates = scan.saturates or delay == 0
         elif not count:
             if not scan.saturates:
                 return False
             closed_by = "full"
-        elif scan.stop or scan.base + scan.size >= self._limits.max_preferred:
+        elif scan.stop or scan.base + scan.size >= limits.max_preferred:
             scan.saturates = True
             closed_by = scan.stop or "full"
         elif late:
             closed_by = "delay"
-        elif self._delay == 0:
+        elif delay == 0:
             closed_by = "immediate"
-        elif scan.base and scan.base not in preferred:
+        elif scan.base and scan.base not in limits.preferred:
             # An instance should find the largest batch possible, even an unpreferred one.
             closed_by = "delay"
         else:
-            self._delay_ends_at = scan.oldest_at + self._delay
+            self._delay_ends_at = scan.oldest_at + delay
             return False
-        if not self._prefetches and not self._grants.total:
+        if self._grants.total:
+            # With a grant at hand nothing formed is left waiting, so this batch leaves at once.
+            self._send(self._take(scan, count), closed_by, actions)
+            return True
+        if not self._prefetches:
             self._could_form = True
             return False
-        self._take(scan, count, closed_by)
+        self._grow(scan, self._take(scan, count), closed_by)
         return True
 
     def _look(self) -> Scan:
@@ -314,38 +324,44 @@ class DynamicBatcher:
         scan = self._scan
         if not self._scan_is_valid:
             scan.restart(self._growing)
+            self._arrived.clear()
             for ticket in self._queue:
                 if not scan.offer(ticket):
                     break
-        elif not scan.stop:
+        elif self._arrived:
             for ticket in self._arrived:
                 if not scan.offer(ticket):
                     break
-        self._arrived.clear()
+            self._arrived.clear()
         self._scan_is_valid = True
-        if scan.stop in {"shape", "custom"} and self._growing is not None:
+        if scan.stop and scan.stop != "full" and self._growing is not None:
             self._growing.is_sealed = True
         return scan
 
-    def _take(self, scan: Scan, count: int, closed_by: ClosedBy) -> None:
-        """Move the first `count` scanned tickets into the growing batch, or into a new one."""
+    def _take(self, scan: Scan, count: int) -> list[Ticket]:
+        """Remove the first `count` scanned tickets from the queue."""
+        tickets = scan.picked if count == len(scan.picked) else scan.picked[:count]
+        for ticket in tickets:
+            self._queue.remove(ticket)
+        if self._strategy is not None:
+            scan.end_strategy()
+        self._scan_is_valid = False
+        return tickets
+
+    def _grow(self, scan: Scan, tickets: list[Ticket], closed_by: ClosedBy) -> None:
+        """Append to the growing batch, or start one; a saturated batch grows no more."""
         batch = self._growing
         if batch is None:
             batch = self._growing = FormedBatch(closed_by, scan.shape_key)
             self._formed.append(batch)
         elif closed_by not in {"delay", "immediate"}:
             batch.closed_by = closed_by
-        for ticket in islice(scan.picked, count):
-            self._queue.remove(ticket)
-            batch.tickets.append(ticket)
-            batch.batch_size += ticket.batch_size
-            batch.oldest_enqueued_at = min(batch.oldest_enqueued_at, ticket.enqueued_at)
-        if scan.stop in {"shape", "custom"} and count == len(scan.picked):
+        batch.tickets += tickets
+        batch.batch_size += sum([ticket.batch_size for ticket in tickets])
+        if scan.stop in {"shape", "custom"} and len(tickets) == len(scan.picked):
             batch.is_sealed = True
         if scan.saturates:
             self._growing = None
-        scan.end_strategy()
-        self._scan_is_valid = False
 
     def _dispatch(self, now: float, actions: list[Action]) -> None:
         """Send formed batches off for as long as there are grants."""
@@ -357,18 +373,19 @@ class DynamicBatcher:
             if not formed and self._growing is not None:
                 self._growing = None
                 self._scan_is_valid = False
-            for ticket in batch.tickets:
-                del self._tickets[ticket.id]
+            self._send(batch.tickets, batch.closed_by, actions)
+
+    def _send(self, tickets: list[Ticket], closed_by: ClosedBy, actions: list[Action]) -> None:
+        """Spend a grant on these tickets."""
+        size = 0
+        oldest_at = math.inf
+        for ticket in tickets:
+            del self._tickets[ticket.id]
+            size += ticket.batch_size
+            oldest_at = min(oldest_at, ticket.enqueued_at)
+            if ticket.alarm_at < math.inf:
                 self._deadlines.forget(ticket)
-            actions.append(
-                Dispatch(
-                    self._grants.take(),
-                    batch.tickets,
-                    batch.batch_size,
-                    batch.closed_by,
-                    batch.oldest_enqueued_at,
-                )
-            )
+        actions.append(Dispatch(self._grants.take(), tickets, size, closed_by, oldest_at))
 
     def _merge_followers(self, batch: FormedBatch, now: float) -> None:
         """Append the formed batches behind `batch` that fit and have waited too long themselves."""
@@ -378,15 +395,14 @@ class DynamicBatcher:
             if (
                 batch.is_sealed
                 or follower.is_sealed
-                or follower.oldest_enqueued_at + self._delay >= now
-                or batch.batch_size + follower.batch_size > self._limits.max_batch
+                or follower.oldest_at + self._delay >= now
+                or batch.batch_size + follower.batch_size > self._scan.limits.max_batch
                 or follower.shape_key != batch.shape_key
             ):
                 return
             formed.popleft()
             batch.tickets += follower.tickets
             batch.batch_size += follower.batch_size
-            batch.oldest_enqueued_at = min(batch.oldest_enqueued_at, follower.oldest_enqueued_at)
 
     def _expire(self, now: float, actions: list[Action]) -> None:
         """Answer or delay every ticket whose instant has come, in the order of their instants."""
@@ -394,7 +410,7 @@ class DynamicBatcher:
             if ticket.deadline_at < ticket.expires_at:
                 self._withdraw(ticket)
                 actions.append(Refuse(ticket, RefusalCause.DEADLINE))
-            elif self._queue.level(ticket.level).settings.timeout_action == "REJECT":
+            elif self._queue.level(ticket.level).rejects:
                 self._withdraw(ticket)
                 actions.append(Refuse(ticket, RefusalCause.TIMEOUT))
             else:
@@ -413,7 +429,6 @@ class DynamicBatcher:
         batch.tickets.remove(ticket)
         batch.batch_size -= ticket.batch_size
         if batch.tickets:
-            batch.oldest_enqueued_at = min(left.enqueued_at for left in batch.tickets)
             return
         self._formed.remove(batch)
         if batch is self._growing:

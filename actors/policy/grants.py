@@ -16,7 +16,7 @@ MAX_GRANTS_PER_INSTANCE: Final = 4
 class Grants:
     """Unused grants by instance."""
 
-    __slots__ = ("_by_count", "_unused", "total")
+    __slots__ = ("_by_count", "_most", "_unused", "total")
 
     def __init__(self) -> None:
         self.total = 0
@@ -25,6 +25,7 @@ class Grants:
         self._by_count: list[OrderedDict[int, None]] = [
             OrderedDict() for _ in range(MAX_GRANTS_PER_INSTANCE + 1)
         ]
+        self._most = 0  # no instance has more than this many
 
     def __bool__(self) -> bool:
         return self.total > 0
@@ -43,14 +44,16 @@ class Grants:
         self._unused[instance] = count
         self._by_count[count][instance] = None
         self.total += 1
+        self._most = max(self._most, count)
 
     def take(self) -> int:
         """Spend one grant and name its instance."""
         assert self.total, "a batch leaves only against a grant"
         self.total -= 1
-        count = MAX_GRANTS_PER_INSTANCE
+        count = self._most
         while not self._by_count[count]:
             count -= 1
+        self._most = count
         instance, _ = self._by_count[count].popitem(last=False)
         self._unused[instance] = count - 1
         if count > 1:

@@ -13,6 +13,7 @@ from bisect import insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import attrgetter
 from typing import Final
 
@@ -120,29 +121,26 @@ class Deadlines:
 class PolicyQueue:
     """The tickets of one level: the live ones in order of arrival, then the delayed ones."""
 
-    __slots__ = ("delayed", "level", "live", "settings")
+    __slots__ = ("delayed", "level", "limit", "live", "may_override", "rejects", "timeout_seconds")
 
     def __init__(self, level: int, settings: QueuePolicySettings) -> None:
         self.level = level
-        self.settings = settings
+        self.limit = settings.max_queue_size  # 0 = none
+        self.rejects = settings.timeout_action == "REJECT"
+        self.timeout_seconds = settings.default_timeout_seconds  # 0 = none
+        self.may_override = settings.allow_timeout_override
         self.live: OrderedDict[int, Ticket] = OrderedDict()
         self.delayed: OrderedDict[int, Ticket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.live) + len(self.delayed)
 
-    @property
-    def is_full(self) -> bool:
-        limit = self.settings.max_queue_size
-        return 0 < limit <= len(self.live) + len(self.delayed)
-
     def expiry(self, ticket: Ticket, now: float) -> float:
         """When a ticket that joins at `now` expires: a request's own timeout can only shorten."""
-        settings = self.settings
-        timeout = settings.default_timeout_seconds
+        timeout = self.timeout_seconds
         if timeout <= 0:
             return math.inf
-        if settings.allow_timeout_override and 0 < ticket.timeout_seconds < timeout:
+        if self.may_override and 0 < ticket.timeout_seconds < timeout:
             timeout = ticket.timeout_seconds
         return now + timeout
 
@@ -154,21 +152,20 @@ class PriorityQueue:
     on. Only levels that hold a ticket are visited, however many the configuration allows.
     """
 
-    __slots__ = ("_active", "_levels", "_settings")
+    __slots__ = ("_levels", "_settings", "active")
 
     def __init__(self, settings: BatchingSettings) -> None:
         self._settings = settings
         self._levels: dict[int, PolicyQueue] = {}
-        self._active: list[PolicyQueue] = []  # those that hold a ticket, by level
-
-    def __bool__(self) -> bool:
-        return bool(self._active)
+        self.active: list[PolicyQueue] = []  # those that hold a ticket, by level
 
     def __iter__(self) -> Iterator[Ticket]:
-        for queue in self._active:
-            yield from queue.live.values()
-            if queue.delayed:
-                yield from queue.delayed.values()
+        active = self.active
+        if len(active) == 1 and not active[0].delayed:
+            return iter(active[0].live.values())
+        return chain.from_iterable(
+            part.values() for queue in active for part in (queue.live, queue.delayed)
+        )
 
     def level(self, level: int) -> PolicyQueue:
         """The queue of a normalised level, made on first use."""
@@ -179,7 +176,7 @@ class PriorityQueue:
 
     def push(self, queue: PolicyQueue, ticket: Ticket) -> bool:
         """Append to the level's live part; tells whether the ticket is now last in scan order."""
-        active = self._active
+        active = self.active
         live = queue.live
         if not live and not queue.delayed:
             if active:
@@ -199,7 +196,7 @@ class PriorityQueue:
         if not holder:
             queue = self._levels[ticket.level]
             if not queue.live and not queue.delayed:
-                self._active.remove(queue)
+                self.active.remove(queue)
 
     def delay(self, ticket: Ticket) -> None:
         """Move a live ticket to the tail of its level's delayed part; it never expires again."""
@@ -212,4 +209,4 @@ class PriorityQueue:
 
     def counts(self) -> dict[int, int]:
         """How many tickets wait at each level that holds any."""
-        return {queue.level: len(queue) for queue in self._active}
+        return {queue.level: len(queue) for queue in self.active}

@@ -44,9 +44,13 @@ class FormedBatch:
     shape_key: Hashable  # of the first ticket; those that join must match it
     tickets: list[Ticket] = field(default_factory=list)
     batch_size: int = 0
-    oldest_enqueued_at: float = math.inf
     # A ticket with other inputs stood behind it, so that nothing may be appended to it later.
     is_sealed: bool = False
+
+    @property
+    def oldest_at(self) -> float:
+        """When its longest waiting ticket was enqueued."""
+        return min(ticket.enqueued_at for ticket in self.tickets)
 
 
 @dataclass(frozen=True, slots=True)
