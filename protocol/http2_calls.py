@@ -1,0 +1,88 @@
+"""The state of one h2 stream, which here is one call.
+
+Owns `CallState` and its two halves that most unary calls never need: `Inbox`, a message that
+arrives in pieces, and `Outbox`, output that waits for the peer's window. It never decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from protocol.http2_events import MessageBytes
+from protocol.http2_heads import RequestHead
+from protocol.http2_responses import Headers
+
+
+class Inbox:
+    """Where the pieces of one message are put together.
+
+    `missing` bytes are still to come into `body`; with 0 missing, `prefix` holds the up to four
+    octets seen of the next message's prefix. `first` is a whole message of a unary path, kept
+    back until the client half-closes.
+    """
+
+    __slots__ = ("body", "compressed", "first", "first_compressed", "missing", "prefix")
+
+    def __init__(self) -> None:
+        self.prefix = b""
+        self.body: bytearray | None = None
+        self.missing = 0
+        self.compressed = False
+        self.first: MessageBytes | None = None
+        self.first_compressed = False
+
+
+class Outbox:
+    """Message bytes that wait for the window, and how the call ends after them."""
+
+    __slots__ = ("ending", "is_marked", "is_queued", "nbytes", "pieces", "plain_end")
+
+    def __init__(self) -> None:
+        self.pieces: deque[memoryview] = deque()
+        self.nbytes = 0
+        self.is_queued = False
+        # (status, message, headers) of the trailers that follow; or END_STREAM without trailers.
+        self.ending: tuple[int, str, Headers] | None = None
+        self.plain_end = False
+        # Whether a stall sweep has passed since anything of this was framed.
+        self.is_marked = False
+
+
+class CallState:
+    """One call between its HEADERS and its end.
+
+    `recv_window` is what the client may still send, `credit` what may be given back to it,
+    `held` what was delivered and not yet acknowledged. `body_left` counts down the request's
+    content-length, -1 without one.
+    """
+
+    __slots__ = (
+        "body_left",
+        "credit",
+        "head",
+        "held",
+        "inbox",
+        "is_announced",
+        "outbox",
+        "recv_window",
+        "remote_closed",
+        "response_begun",
+        "send_window",
+        "stream_id",
+    )
+
+    def __init__(
+        self, stream_id: int, head: RequestHead, send_window: int, recv_window: int
+    ) -> None:
+        self.stream_id = stream_id
+        self.head = head
+        self.send_window = send_window
+        self.recv_window = recv_window
+        self.credit = 0
+        self.held = 0
+        self.body_left = head.content_length
+        self.remote_closed = False
+        self.response_begun = False
+        self.is_announced = False
+        self.inbox: Inbox | None = None
+        self.outbox: Outbox | None = None
