@@ -1,0 +1,163 @@
+"""An `InferResponse` to the REST body that its client asked for.
+
+Owns the JSON header of a response, the order of its keys, and where each output goes: into the
+JSON, behind it as bytes, or into a shared-memory region. Large tensors are passed on, not copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from protocol.classification import classify
+from protocol.http1_error import Headers
+from protocol.http1_response import JSON_HEADERS, Buffer
+from protocol.inference import (
+    InferResponse,
+    OutputPlan,
+    ResponsePlan,
+    SharedMemoryRegions,
+    Tensor,
+)
+from protocol.json_text import dumps, to_bytes
+from protocol.status import ServerError, internal, not_found, unsupported
+from protocol.v2_json_tensors import encode_data
+
+LENGTH_HEADER: Final = "Inference-Header-Content-Length"
+
+# A model's responses with binary outputs of the same sizes have the same JSON, so it is remembered;
+# at about 300 bytes each this is well below 1 MiB.
+REMEMBERED_HEADERS: Final = 1024
+
+Labels = Callable[[str], Sequence[str] | None]
+"""The class labels of an output, or None where the model gives none."""
+
+
+def decoupled_over_http() -> ServerError:
+    """A decoupled model was asked for one answer."""
+    return unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+
+
+def not_a_single_response(count: int) -> ServerError:
+    """A request that must have one response had `count`."""
+    return internal(f"expected a single response, got {count}")
+
+
+class InferEncoder:
+    """Encodes the responses of infer requests; one serves a whole frontend."""
+
+    def __init__(self) -> None:
+        self._remembered: dict[tuple[object, ...], tuple[Headers, bytes]] = {}
+
+    def encode(
+        self,
+        response: InferResponse,
+        plan: ResponsePlan,
+        *,
+        regions: SharedMemoryRegions | None = None,
+        labels: Labels | None = None,
+        has_batch_dim: bool = False,
+    ) -> tuple[Headers, list[Buffer]]:
+        """Header lines and body parts. Writes what `plan` puts into shared memory.
+
+        `labels` and `has_batch_dim` (the model's max_batch_size is above 0) matter for outputs
+        asked for as classifications only. Outputs that `plan` does not name, when it names any,
+        are left out. Raises ServerError.
+        """
+        if plan.outputs:
+            return self._encode_planned(response, plan, regions, labels, has_batch_dim)
+        if plan.binary:
+            return self._encode_binary(response, response.outputs)
+        texts = [
+            f'{_output_start(tensor)},"data":{encode_data(tensor)}}}' for tensor in response.outputs
+        ]
+        return JSON_HEADERS, [_header_text(response, texts)]
+
+    def _encode_planned(
+        self,
+        response: InferResponse,
+        plan: ResponsePlan,
+        regions: SharedMemoryRegions | None,
+        labels: Labels | None,
+        has_batch_dim: bool,
+    ) -> tuple[Headers, list[Buffer]]:
+        plans = {output.name: output for output in plan.outputs}
+        chosen = [
+            (tensor, plans[tensor.name]) for tensor in response.outputs if tensor.name in plans
+        ]
+        if all(_is_plainly_binary(output) for _, output in chosen):
+            return self._encode_binary(response, [tensor for tensor, _ in chosen])
+        texts: list[str] = []
+        parts: list[Buffer] = []
+        for given, output in chosen:
+            tensor = given
+            if output.classification:
+                names = labels(output.name) if labels is not None else None
+                tensor = classify(given, output.classification, names, has_batch_dim)
+            if output.shared_memory is not None:
+                if regions is None:
+                    region = output.shared_memory.region
+                    raise not_found(f"Unable to find shared memory region: '{region}'")
+                regions.write(output.name, output.shared_memory, tensor.raw)
+                texts.append(_output_start(tensor) + "}")
+            elif output.binary:
+                parts.append(tensor.raw)
+                texts.append(_binary_output(tensor, len(tensor.raw)))
+            else:
+                texts.append(f'{_output_start(tensor)},"data":{encode_data(tensor)}}}')
+        header = _header_text(response, texts)
+        return _headers_for(header, any(parts)), [header, *parts]
+
+    def _encode_binary(
+        self, response: InferResponse, tensors: list[Tensor]
+    ) -> tuple[Headers, list[Buffer]]:
+        raws: list[Buffer] = []
+        specs: list[object] = [response.model_name, response.model_version]
+        for tensor in tensors:
+            raw = tensor.raw
+            raws.append(raw)
+            specs.append((tensor.name, tensor.datatype, tensor.shape, len(raw)))
+        key = tuple(specs)
+        plain = not response.id and not response.parameters
+        known = self._remembered.get(key) if plain else None
+        if known is None:
+            texts = [
+                _binary_output(tensor, len(raw)) for tensor, raw in zip(tensors, raws, strict=True)
+            ]
+            text = _header_text(response, texts)
+            known = (_headers_for(text, any(raws)), text)
+            if plain:
+                if len(self._remembered) >= REMEMBERED_HEADERS:
+                    self._remembered.clear()
+                self._remembered[key] = known
+        headers, text = known
+        return headers, [text, *raws]
+
+
+def _is_plainly_binary(output: OutputPlan) -> bool:
+    return output.binary and not output.classification and output.shared_memory is None
+
+
+def _headers_for(header: bytes, has_binary: bool) -> Headers:
+    if not has_binary:
+        return JSON_HEADERS
+    return (("Content-Type", "application/octet-stream"), (LENGTH_HEADER, str(len(header))))
+
+
+def _output_start(tensor: Tensor) -> str:
+    shape = ",".join(map(str, tensor.shape))
+    return f'{{"name":{dumps(tensor.name)},"datatype":"{tensor.datatype}","shape":[{shape}]'
+
+
+def _binary_output(tensor: Tensor, byte_size: int) -> str:
+    return f'{_output_start(tensor)},"parameters":{{"binary_data_size":{byte_size}}}}}'
+
+
+def _header_text(response: InferResponse, outputs: list[str]) -> bytes:
+    identity = f'"id":{dumps(response.id)},' if response.id else ""
+    parameters = f'"parameters":{dumps(response.parameters)},' if response.parameters else ""
+    return to_bytes(
+        f'{{{identity}"model_name":{dumps(response.model_name)},'
+        f'"model_version":{dumps(response.model_version)},{parameters}'
+        f'"outputs":[{",".join(outputs)}]}}'
+    )
