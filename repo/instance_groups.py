@@ -1,0 +1,228 @@
+"""Where a model's instances run: instance groups → one specification per instance.
+
+Owns the defaults of instance groups, the wording with which impossible ones are refused, and the
+names of instances. What devices there are is an argument; it never looks at a device itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from protocol.status import invalid_arg
+from repo.model_config import (
+    ModelConfig,
+    ModelInstanceGroup,
+    ModelInstanceGroupKind,
+    copy_config,
+    ensemble_scheduling,
+)
+
+Kind = Literal["CPU", "GPU", "MODEL"]
+
+# These backends run two CPU instances unless told otherwise, as in Triton.
+_TWO_CPU_INSTANCES: Final = frozenset({"onnxruntime", "tensorflow"})
+
+_AUTO: Final = ModelInstanceGroupKind.KIND_AUTO
+_GPU: Final = ModelInstanceGroupKind.KIND_GPU
+_CPU: Final = ModelInstanceGroupKind.KIND_CPU
+_MODEL: Final = ModelInstanceGroupKind.KIND_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """One GPU; `compute_capability` like (9, 0)."""
+
+    device_id: int
+    compute_capability: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTable:
+    """The GPUs of this machine that meet the minimum compute capability.
+
+    `gpu_support` is False where the server cannot use GPUs at all.
+    """
+
+    gpus: tuple[GpuDevice, ...] = ()
+    minimum_compute_capability: float = 7.5
+    gpu_support: bool = True
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        return tuple(gpu.device_id for gpu in self.gpus)
+
+    def compute_capability(self, device_id: int) -> tuple[int, int]:
+        return next(gpu.compute_capability for gpu in self.gpus if gpu.device_id == device_id)
+
+
+NO_GPU: Final = DeviceTable(gpu_support=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferredGroup:
+    """What a backend prefers where the configuration does not say; `count` 0 leaves it open."""
+
+    kind: Literal["AUTO", "GPU", "CPU", "MODEL"]
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceNeed:
+    """A resource of the rate limiter that each execution of an instance takes."""
+
+    name: str
+    count: int
+    is_global: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """One instance to create. With several GPUs the same name stands once for each of them."""
+
+    name: str
+    kind: Kind
+    device_id: int = 0
+    passive: bool = False
+    host_policy: str = "cpu"
+    profiles: tuple[str, ...] = ()
+    secondary_devices: tuple[tuple[str, int], ...] = ()
+    resources: tuple[ResourceNeed, ...] = ()
+    priority: int = 1  # the rate limiter's; 1 runs most often
+    signature: bytes = b""  # equal for instances that may stand in for one another on an update
+
+
+def normalise_instance_groups(
+    config: ModelConfig, devices: DeviceTable, preferred: Sequence[PreferredGroup] = ()
+) -> ModelConfig:
+    """A copy of `config` whose groups have a name, a kind, a count and their GPUs."""
+    config = copy_config(config)
+    if ensemble_scheduling(config) is not None:
+        return config
+    if not config.instance_group:
+        config.instance_group = [_implicit_group(config.name, devices, preferred)]
+    for index, group in enumerate(config.instance_group):
+        if not group.name:
+            group.name = f"{config.name}_{index}"
+        if group.kind == _AUTO:
+            supported = devices.gpus and all(gpu in devices.gpu_ids for gpu in group.gpus)
+            group.kind = ModelInstanceGroupKind(_GPU if supported else _CPU)
+        if group.count < 1:
+            group.count = _default_count(group, config.backend, preferred)
+        if group.kind == _GPU and not group.gpus:
+            group.gpus = list(devices.gpu_ids)
+    return config
+
+
+def _implicit_group(
+    model_name: str, devices: DeviceTable, preferred: Sequence[PreferredGroup]
+) -> ModelInstanceGroup:
+    group = ModelInstanceGroup(name=model_name)
+    for one in preferred:
+        if one.kind == "GPU" and not devices.gpus:
+            continue
+        group.kind = ModelInstanceGroupKind.from_string(f"KIND_{one.kind}")
+        group.count = one.count
+        break
+    return group
+
+
+def _default_count(
+    group: ModelInstanceGroup, backend: str, preferred: Sequence[PreferredGroup]
+) -> int:
+    kind = ModelInstanceGroupKind(group.kind).name
+    for one in preferred:
+        if f"KIND_{one.kind}" == kind and one.count > 0:
+            return one.count
+    return 2 if group.kind == _CPU and backend in _TWO_CPU_INSTANCES else 1
+
+
+def check_instance_groups(config: ModelConfig, devices: DeviceTable) -> None:
+    """Judge normalised instance groups. Raises ServerError INVALID_ARG."""
+    if ensemble_scheduling(config) is not None:
+        return
+    if not config.instance_group:
+        raise invalid_arg(f"must specify one or more 'instance group's for {config.name}")
+    for group in config.instance_group:
+        subject = f"instance group {group.name} of model {config.name}"
+        if group.kind == _GPU:
+            _check_gpus(group, subject, devices)
+        elif group.gpus:
+            kind = ModelInstanceGroupKind(group.kind).name
+            raise invalid_arg(f"{subject} has kind {kind} but specifies one or more GPUs")
+        _check_profiles(group, subject, config.platform)
+
+
+def _check_gpus(group: ModelInstanceGroup, subject: str, devices: DeviceTable) -> None:
+    if not devices.gpu_support:
+        raise invalid_arg(f"{subject} has kind KIND_GPU but server does not support GPUs")
+    if not group.gpus:
+        reason = "specifies no GPUs" if devices.gpus else "no GPUs are available"
+        raise invalid_arg(f"{subject} has kind KIND_GPU but {reason}")
+    for gpu in group.gpus:
+        if gpu not in devices.gpu_ids:
+            supported = ", ".join(map(str, devices.gpu_ids))
+            raise invalid_arg(
+                f"{subject} specifies invalid or unsupported gpu id {gpu}. GPUs with at least the "
+                "minimum required CUDA compute compatibility of "
+                f"{devices.minimum_compute_capability:.6f} are: {supported}"
+            )
+
+
+def _check_profiles(group: ModelInstanceGroup, subject: str, platform: str) -> None:
+    if group.profile and platform != "tensorrt_plan":
+        raise invalid_arg(
+            f"{subject} and platform {platform}specifies profile field "
+            "which is only supported for TensorRT models"
+        )
+    for profile in group.profile:
+        if not (profile.isascii() and profile.isdecimal()):
+            raise invalid_arg(
+                f"{subject} specifies invalid profile {profile}. The field should contain the "
+                "string representation of a non-negative integer."
+            )
+
+
+def expand(config: ModelConfig) -> tuple[InstanceSpec, ...]:
+    """One specification per instance of the normalised groups, in the groups' order."""
+    return tuple(
+        _spec(group, index, kind, device_id)
+        for group in config.instance_group
+        for index in range(group.count)
+        for kind, device_id in _places(group)
+    )
+
+
+def _places(group: ModelInstanceGroup) -> list[tuple[Kind, int]]:
+    if group.kind == _GPU:
+        return [("GPU", gpu) for gpu in group.gpus]
+    assert group.kind != _AUTO, "groups are normalised before they are expanded"
+    return [("MODEL" if group.kind == _MODEL else "CPU", 0)]
+
+
+def _spec(group: ModelInstanceGroup, index: int, kind: Kind, device_id: int) -> InstanceSpec:
+    default_policy = {"CPU": "cpu", "GPU": f"gpu_{device_id}", "MODEL": "model"}[kind]
+    return InstanceSpec(
+        name=f"{group.name}_{index}",
+        kind=kind,
+        device_id=device_id,
+        passive=group.passive,
+        host_policy=group.host_policy or default_policy,
+        profiles=tuple(group.profile),
+        secondary_devices=tuple(
+            ("KIND_NVDLA", device.device_id) for device in group.secondary_devices
+        ),
+        resources=tuple(
+            ResourceNeed(one.name, one.count, one.global_) for one in group.rate_limiter.resources
+        ),
+        priority=max(group.rate_limiter.priority, 1),
+        signature=_signature(group, kind, device_id),
+    )
+
+
+def _signature(group: ModelInstanceGroup, kind: Kind, device_id: int) -> bytes:
+    """Everything that an instance is made from, but its name and how many there are."""
+    anonymous = ModelInstanceGroup().parse(bytes(group))
+    anonymous.name, anonymous.count, anonymous.gpus = "", 0, []
+    return f"{kind}:{device_id}:".encode() + bytes(anonymous)
