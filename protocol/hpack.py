@@ -116,7 +116,9 @@ class Decoder:
         has done its work on the table, HeaderListTooLarge.
         """
         fields: list[Field] = []
+        append = fields.append
         static = self._static
+        entries = self._entries
         max_list_bytes = self._max_list_bytes
         list_bytes = 0
         pos = 0
@@ -128,7 +130,12 @@ class Decoder:
                 pos += 1
                 if index == 0x7F:
                     index, pos = read_integer(block, pos, 0x7F)
-                field = static[index] if 0 < index <= STATIC_COUNT else self._dynamic(index)
+                if 0 < index <= STATIC_COUNT:
+                    field = static[index]
+                elif 0 < index <= STATIC_COUNT + len(entries):
+                    field = entries[index - STATIC_COUNT - 1]
+                else:
+                    raise HpackError(f"index {index} is in neither table")
             elif octet >= 0x40:
                 field, pos = self._literal(block, pos, 0x3F)
                 self._insert(field)
@@ -141,16 +148,10 @@ class Decoder:
                 field, pos = self._literal(block, pos, 0x0F)
             list_bytes += field[2]
             if list_bytes <= max_list_bytes:
-                fields.append(field)
+                append(field)
         if list_bytes > max_list_bytes:
             raise HeaderListTooLarge
         return fields
-
-    def _dynamic(self, index: int) -> Field:
-        place = index - STATIC_COUNT - 1
-        if 0 <= place < len(self._entries):
-            return self._entries[place]
-        raise HpackError(f"index {index} is in neither table")
 
     def _literal(self, block: bytes, pos: int, mask: int) -> tuple[Field, int]:
         try:
@@ -163,7 +164,8 @@ class Decoder:
             elif index <= STATIC_COUNT:
                 name = STATIC_TABLE[index][0]
             else:
-                name = self._dynamic(index)[0][0]
+                # Past the table's end the IndexError says the same as past the block's end.
+                name = self._entries[index - STATIC_COUNT - 1][0][0]
             length = block[pos]
             pos += 1
             coded = length >= 0x80
@@ -171,7 +173,7 @@ class Decoder:
             if length == 0x7F:
                 length, pos = read_integer(block, pos, 0x7F)
         except IndexError:
-            raise HpackError("the block ends inside a field") from None
+            raise HpackError("a field has a wrong index or is cut off") from None
         octets = block[pos : pos + length]
         if len(octets) != length:
             raise HpackError("the block ends inside a string")

@@ -77,4 +77,6 @@ class Http2Limits:
                 f" {DEFAULT_WINDOW} to {MAX_WINDOW}"
             )
         if not 0 <= self.max_message_bytes < 2**32:
-            raise ValueError(f"max_message_bytes {self.max_message_bytes} is outside 0 to {2**32 - 1}")
+            raise ValueError(
+                f"max_message_bytes {self.max_message_bytes} is outside 0 to {2**32 - 1}"
+            )

@@ -141,8 +141,7 @@ def test_many_calls_in_one_chunk() -> None:
     assert [e.stream_id for e in events if isinstance(e, UnaryCall)] == [*range(1, 99, 2)]
     for stream_id in range(1, 99, 2):
         peer.connection.send_unary_reply(stream_id, b"%d" % stream_id)
-    (whole,) = peer.connection.take_output()
-    assert whole.count(b"\x00") > 0
+    assert len(peer.connection.take_output()) == 1
     assert peer.connection.open_calls == 0
 
 
