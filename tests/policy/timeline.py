@@ -9,18 +9,21 @@ milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from actors.policy.batching import (
+    BatchStrategy,
     ClosedBy,
     Dispatch,
+    DynamicBatcher,
     RefusalCause,
     Refuse,
     Report,
     SchedulingPolicy,
 )
 from actors.policy.queueing import Ticket
+from repo.model_config import BatchingSettings, QueuePolicySettings
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,28 @@ class Timeline:
     def sizes(self) -> list[tuple[float, int]]:
         """When each execution began and how many elements it had."""
         return [(ran.at, ran.size) for ran in self.ran]
+
+
+def batcher(
+    preferred: tuple[int, ...],
+    max_batch: int,
+    delay: float = 0.0,
+    *,
+    policy: QueuePolicySettings | None = None,
+    levels: int = 0,
+    level_policies: Mapping[int, QueuePolicySettings] | None = None,
+    strategy: BatchStrategy | None = None,
+    on_demand: bool = False,
+    hold_until: int = 0,
+) -> DynamicBatcher:
+    """A dynamic batcher whose default level is the last; times in the unit of the timeline."""
+    settings = BatchingSettings(
+        max_batch_size=max_batch,
+        preferred_batch_sizes=preferred,
+        max_queue_delay_seconds=delay,
+        priority_levels=levels,
+        default_priority_level=levels,
+        default_policy=policy or QueuePolicySettings(),
+        level_policies=level_policies or {},
+    )
+    return DynamicBatcher(settings, strategy=strategy, on_demand=on_demand, hold_until=hold_until)
