@@ -4,16 +4,17 @@ Owns the connection's life: preface, frames (by its base classes, one per idea),
 stalls and the graceful end. It holds no socket and no clock: `receive` and `tick` are told `now`,
 and `next_wake` says when to call `tick`. It never decides what a call means.
 
-    http2_wire  <- http2_output <- http2_messages <- http2_control <- http2_input <- http2
+    output <- replies <- messages <- control <- requests <- input <- http2
 """
 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from protocol.hpack import HpackError
 from protocol.http2_control import DRAINED, DRAINING, KEEPALIVE_PING, SERVING
-from protocol.http2_events import CallReset, ConnectionClosed, Event
+from protocol.http2_events import ConnectionClosed, Event
 from protocol.http2_input import InputHalf
 from protocol.http2_limits import Http2Limits
 from protocol.http2_wire import (
@@ -32,6 +33,8 @@ from protocol.http2_wire import (
 )
 
 __all__ = ["ErrorCode", "Http2Connection", "Http2Limits"]
+
+UNREAD: Final = "the client does not read its responses"
 
 
 class Http2Connection(InputHalf):
@@ -92,7 +95,7 @@ class Http2Connection(InputHalf):
             self._fail(fault.error_code, fault.reason)
         except HpackError as error:
             self._fail(ErrorCode.COMPRESSION_ERROR, f"a header block is not valid: {error}")
-        self._close_if_drained()
+        self._close_if_due()
         events = self._events
         if events:
             self._events = []
@@ -116,7 +119,7 @@ class Http2Connection(InputHalf):
             self._check_deadlines(now)
         except ConnectionFault as fault:
             self._fail(fault.error_code, fault.reason)
-        self._close_if_drained()
+        self._close_if_due()
         return self._taken_events()
 
     @property
@@ -125,6 +128,8 @@ class Http2Connection(InputHalf):
         if self._is_closed:
             return math.inf
         if self._drain_state == DRAINED and not self._calls:
+            return self._now
+        if self._queued_bytes > self.limits.max_queued_bytes and self._queued_calls > 1:
             return self._now
         return min(
             self._handshake_deadline,
@@ -169,6 +174,8 @@ class Http2Connection(InputHalf):
 
     def _forget_calls(self) -> None:
         self._calls.clear()
+        self._queued_bytes = self._queued_calls = 0
+        self._held_bytes = self._assembling = 0
         self._ready.clear()
         self._starved.clear()
         self._favoured = None
@@ -176,8 +183,12 @@ class Http2Connection(InputHalf):
         self._partial = bytearray()
         self._data_call = None
 
-    def _close_if_drained(self) -> None:
-        if self._drain_state == DRAINED and not self._calls and not self._is_closed:
+    def _close_if_due(self) -> None:
+        if self._is_closed:
+            return
+        if self._queued_bytes > self.limits.max_queued_bytes and self._queued_calls > 1:
+            self._fail(ErrorCode.ENHANCE_YOUR_CALM, UNREAD)
+        elif self._drain_state == DRAINED and not self._calls:
             self._is_closed = True
             self._events.append(ConnectionClosed(ErrorCode.NO_ERROR, "drained"))
 
@@ -252,12 +263,8 @@ class Http2Connection(InputHalf):
             if not outbox.is_marked:
                 outbox.is_marked = True
             elif call.send_window > 0:
-                raise ConnectionFault(
-                    ErrorCode.ENHANCE_YOUR_CALM, "the client does not read its responses"
-                )
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, UNREAD)
             else:
-                self._events.append(
-                    CallReset(call.stream_id, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)
-                )
+                self._say_reset(call, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)
                 self._drop(call, by_peer=False)
                 self._control(rst_stream_frame(call.stream_id, ErrorCode.ENHANCE_YOUR_CALM))

@@ -35,15 +35,16 @@ class Inbox:
 class Outbox:
     """Message bytes that wait for the window, and how the call ends after them."""
 
-    __slots__ = ("ending", "is_marked", "is_queued", "nbytes", "pieces", "plain_end")
+    __slots__ = ("ending", "is_complete", "is_marked", "is_queued", "nbytes", "pieces")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview] = deque()
         self.nbytes = 0
         self.is_queued = False
-        # (status, message, headers) of the trailers that follow; or END_STREAM without trailers.
+        # The frontend has said everything: (status, message, headers) of the trailers follow, or,
+        # without those, END_STREAM alone.
+        self.is_complete = False
         self.ending: tuple[int, str, Headers] | None = None
-        self.plain_end = False
         # Whether a stall sweep has passed since anything of this was framed.
         self.is_marked = False
 

@@ -16,7 +16,7 @@ from protocol.http2_budget import (
     COST_WINDOW_UPDATE,
     PingRules,
 )
-from protocol.http2_events import CallReset, GoAwayReceived, PingAcked
+from protocol.http2_events import GoAwayReceived, PingAcked
 from protocol.http2_heads import HeadReader
 from protocol.http2_limits import Http2Limits
 from protocol.http2_messages import MessageHalf
@@ -179,8 +179,7 @@ class ControlHalf(MessageHalf):
             self._check_not_idle(stream_id, "RST_STREAM")
             self._charge(COST_IDLE_FRAME)
             return
-        if call.is_announced:
-            self._events.append(CallReset(stream_id, error_code, by_peer=True))
+        self._say_reset(call, error_code, by_peer=True)
         self._drop(call, by_peer=True)
         self._charge(COST_PEER_RESET)
 

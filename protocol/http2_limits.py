@@ -39,6 +39,9 @@ class Http2Limits:
     output_bytes: int = 1 << 20
     # A call's queue is `writable` below this.
     pending_bytes: int = 4 << 20
+    # Responses waiting for the windows of several calls together; more ends the connection. Room
+    # for a batch of large tensors to each of a thousand calls.
+    max_queued_bytes: int = 1 << 30
     # Acks, resets and refusals that the peer does not read.
     unread_control_frames: int = 10_000
     # Preface and first SETTINGS; also each header block that needs CONTINUATION.

@@ -18,8 +18,10 @@ from protocol.http2_budget import (
 from protocol.http2_calls import CallState, Inbox
 from protocol.http2_events import CallOpened, CallReset, MessageBytes, MessageReceived
 from protocol.http2_limits import Http2Limits
-from protocol.http2_output import OutputHalf
+from protocol.http2_replies import ReplyHalf
 from protocol.http2_wire import (
+    GRPC_INTERNAL,
+    GRPC_RESOURCE_EXHAUSTED,
     PREFIX,
     PREFIX_BYTES,
     ConnectionFault,
@@ -33,11 +35,8 @@ VIEW_BYTES: Final = 16_384
 # Ranges of stream ids that the client never used, kept to name its mistake correctly.
 REMEMBERED_GAPS: Final = 16
 
-_GRPC_INTERNAL: Final = 13
-_GRPC_RESOURCE_EXHAUSTED: Final = 8
 
-
-class MessageHalf(OutputHalf):
+class MessageHalf(ReplyHalf):
     """See Http2Connection for the rules of use."""
 
     def __init__(self, limits: Http2Limits) -> None:
@@ -112,14 +111,14 @@ class MessageHalf(OutputHalf):
     def _prefix_is_good(self, call: CallState, flag: int, nbytes: int) -> bool:
         if flag > 1:
             self._end_with_status(
-                call, _GRPC_INTERNAL, f"a message's compressed flag is {flag}, not 0 or 1"
+                call, GRPC_INTERNAL, f"a message's compressed flag is {flag}, not 0 or 1"
             )
             return False
         limit = self.limits.max_message_bytes
         if nbytes > limit:
             self._end_with_status(
                 call,
-                _GRPC_RESOURCE_EXHAUSTED,
+                GRPC_RESOURCE_EXHAUSTED,
                 f"Received message larger than max ({nbytes} vs. {limit})",
             )
             return False
@@ -162,7 +161,9 @@ class MessageHalf(OutputHalf):
 
     def _grant_growth(self, call: CallState, inbox: Inbox) -> None:
         """A message larger than the call's window wants more of it."""
-        if inbox.body is None or self._assembling <= self.limits.assembly_bytes:
+        if inbox.missing <= call.recv_window:
+            return  # it can be finished without; the rest waits for the acknowledgement
+        if self._assembling <= self.limits.assembly_bytes:
             self._grant_call(call)
             return
         if self._favoured is None:
@@ -205,11 +206,16 @@ class MessageHalf(OutputHalf):
                 ErrorCode.ENHANCE_YOUR_CALM, "the client does not read the answers it asks for"
             )
 
+    def _say_reset(self, call: CallState, error_code: int, *, by_peer: bool) -> None:
+        """Tell the frontend, unless it has not heard of the call yet or is done with it."""
+        outbox = call.outbox
+        if call.is_announced and not (outbox is not None and outbox.is_complete):
+            self._events.append(CallReset(call.stream_id, error_code, by_peer=by_peer))
+
     def _end_with_status(self, call: CallState, status: int, message: str) -> None:
         """The codec itself refuses a call, with a gRPC status; its neighbours live on."""
-        call.outbox = None
-        if call.is_announced:
-            self._events.append(CallReset(call.stream_id, ErrorCode.NO_ERROR, by_peer=False))
+        self._say_reset(call, ErrorCode.NO_ERROR, by_peer=False)
+        self._discard_outbox(call)
         self._write_trailers(call, status, message, ())
         self._charge(COST_STREAM_ERROR + EARNED_BY_CALL)
 
@@ -217,8 +223,7 @@ class MessageHalf(OutputHalf):
         """A stream error (RFC 9113, 5.4.2)."""
         call = self._calls.get(stream_id)
         if call is not None:
-            if call.is_announced:
-                self._events.append(CallReset(stream_id, error_code, by_peer=False))
+            self._say_reset(call, error_code, by_peer=False)
             self._drop(call, by_peer=False)
         elif stream_id > self._last_stream_id:
             raise ConnectionFault(error_code, f"a faulty frame on idle stream {stream_id}")

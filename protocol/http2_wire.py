@@ -52,6 +52,10 @@ _SETTING: Final = struct.Struct(">HI")
 _WINDOW_UPDATE: Final = struct.Struct(">IBII")
 _GOAWAY: Final = struct.Struct(">IBIII")
 
+# The statuses with which the codec itself ends a call.
+GRPC_RESOURCE_EXHAUSTED: Final = 8
+GRPC_INTERNAL: Final = 13
+
 SETTINGS_ACK: Final = FRAME.pack(SETTINGS, ACK, 0)
 
 
