@@ -109,6 +109,16 @@ class Tensor:
             return len(self.raw)
         return self.element_count * ELEMENT_SIZE[self.datatype]
 
+    @property
+    def encoded(self) -> bytes | memoryview | None:
+        """The wire bytes if they exist already; None asks for `raw` to make them."""
+        return self._raw
+
+    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
+        """The same elements under another shape of equally many; nothing is copied."""
+        array = None if self._array is None else self._array.reshape(shape)
+        return Tensor(self.name, self.datatype, shape, raw=self._raw, array=array)
+
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
 
