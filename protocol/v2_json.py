@@ -11,37 +11,14 @@ tensor data in it is remembered by its bytes.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
-from protocol.datatypes import ELEMENT_SIZE
-from protocol.inference import (
-    InferRequest,
-    OutputPlan,
-    ResponsePlan,
-    SharedMemoryRef,
-    SharedMemoryRegions,
-    Tensor,
-)
-from protocol.json_text import (
-    MAX_INT64,
-    JsonValue,
-    as_array,
-    as_bool,
-    as_string,
-    as_unsigned,
-    member,
-    members_of,
-    parse,
-    reject_oversized_numbers,
-)
-from protocol.status import ServerError, invalid_arg, not_found, request_prefix
-from protocol.v2_json_parameters import HeaderForwarding, apply_parameters
-from protocol.v2_json_tensors import decode_data
+from protocol.inference import InferRequest, ResponsePlan, SharedMemoryRegions, Tensor
+from protocol.status import invalid_arg, not_found
+from protocol.v2_json_header import InferHeader, InputEntry, parse_header
+from protocol.v2_json_parameters import HeaderForwarding
 
 DEFAULT_MAX_INPUT_SIZE: Final = 67_108_864  # --http-max-input-size
 
@@ -51,36 +28,6 @@ REMEMBERED_HEADERS: Final = 1024
 
 _INT32_RANGE: Final = (-(2**31), 2**31 - 1)
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """One member of `inputs`: exactly one of the last three is set."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    binary_data_size: int | None = None
-    data: bytes | None = None
-    shared_memory: SharedMemoryRef | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """A parsed JSON header. `request` is a template: never handed out."""
-
-    request: InferRequest
-    inputs: tuple[_Input, ...]
-    plan: ResponsePlan
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether the same bytes are likely to come again, and cheap to keep."""
-        return (
-            not self.request.id
-            and not self.request.correlation_id
-            and all(given.data is None for given in self.inputs)
-        )
 
 
 class InferDecoder:
@@ -94,7 +41,7 @@ class InferDecoder:
     ) -> None:
         self._max_input_size = max_input_size
         self._forwarding = forwarding or HeaderForwarding()
-        self._remembered: dict[bytes, _Header] = {}
+        self._remembered: dict[bytes, InferHeader] = {}
 
     def decode(
         self,
@@ -150,15 +97,15 @@ class InferDecoder:
         request = InferRequest(model_name, model_version, inputs=[tensor], raw_input=True)
         return request, ResponsePlan()
 
-    def _header(self, document: bytes | memoryview) -> _Header:
+    def _header(self, document: bytes | memoryview) -> InferHeader:
         if len(document) > REMEMBERED_HEADER_BYTES:
             check_json_size(len(document), self._max_input_size)
-            return _parse_header(document, self._max_input_size)
+            return parse_header(document, self._max_input_size)
         text = bytes(document)
         header = self._remembered.get(text)
         if header is None:
             check_json_size(len(text), self._max_input_size)
-            header = _parse_header(text, self._max_input_size)
+            header = parse_header(text, self._max_input_size)
             if header.may_repeat:
                 if len(self._remembered) >= REMEMBERED_HEADERS:
                     self._remembered.clear()
@@ -196,7 +143,7 @@ def parse_header_length(value: str, body_length: int) -> int:
 
 
 def _take_inputs(
-    given: tuple[_Input, ...],
+    given: tuple[InputEntry, ...],
     model_name: str,
     body: bytes | memoryview,
     offset: int,
@@ -228,125 +175,3 @@ def _take_inputs(
     if offset != total:
         raise invalid_arg(f"unexpected additional input data for model '{model_name}'")
     return tensors
-
-
-def _parse_header(document: bytes | memoryview, max_input_size: int) -> _Header:
-    root = members_of(parse(document))
-    request = InferRequest("")
-    if "id" in root:
-        request.id = as_string(root["id"], "id")
-    binary = False
-    if "parameters" in root:
-        reject_oversized = partial(reject_oversized_numbers, document)
-        binary = apply_parameters(request, root["parameters"], reject_oversized)
-    inputs: list[_Input] = []
-    names: set[str] = set()
-    for value in as_array(member(root, "inputs"), "inputs"):
-        given = _parse_input(members_of(value), document, max_input_size)
-        if given.name in names:
-            raise _exists(request.id, "input", given.name)
-        names.add(given.name)
-        inputs.append(given)
-    outputs: dict[str, OutputPlan] = {}
-    for value in as_array(root["outputs"], "outputs") if "outputs" in root else ():
-        output = _parse_output(members_of(value))
-        if output.name in outputs:
-            raise _exists(request.id, "output", output.name)
-        outputs[output.name] = output
-    request.requested_outputs = tuple(outputs)
-    return _Header(request, tuple(inputs), ResponsePlan(tuple(outputs.values()), binary))
-
-
-def _exists(request_id: str, noun: str, name: str) -> ServerError:
-    return invalid_arg(f"{request_prefix(request_id)}{noun} '{name}' already exists in request")
-
-
-def _parse_input(
-    members: dict[str, JsonValue], document: bytes | memoryview, max_input_size: int
-) -> _Input:
-    name = as_string(member(members, "name"), "name")
-    datatype = as_string(member(members, "datatype"), "datatype")
-    shape = tuple(as_unsigned(dim, "shape") for dim in as_array(member(members, "shape"), "shape"))
-    count = _element_count(name, datatype, shape)
-    parameters = members_of(members.get("parameters"))
-    if parameters:
-        _check_one_source("data" in members, parameters)
-        if "binary_data_size" in parameters:
-            size = as_unsigned(parameters["binary_data_size"], "binary_data_size")
-            return _Input(name, datatype, shape, binary_data_size=size)
-        if "shared_memory_region" in parameters:
-            ref = _shared_memory_ref(parameters)
-            return _Input(name, datatype, shape, shared_memory=ref)
-    elif "data" not in members:
-        _check_one_source(False, parameters)
-    raw = decode_data(
-        name,
-        datatype,
-        count,
-        members["data"],
-        max_byte_size=max_input_size,
-        reject_oversized=partial(reject_oversized_numbers, document),
-    )
-    return _Input(name, datatype, shape, data=raw)
-
-
-def _check_one_source(has_data: bool, parameters: dict[str, JsonValue]) -> None:
-    fields = ["'data'"] if has_data else []
-    fields += [
-        f"'{field}'"
-        for field in ("binary_data_size", "shared_memory_region")
-        if field in parameters
-    ]
-    if len(fields) != 1:
-        problem = f"But set {' '.join(fields)}" if fields else "But no field is set"
-        raise invalid_arg(
-            "Input must set only one of the following fields: 'data', 'binary_data_size' in "
-            f"'parameters', 'shared_memory_region' in 'parameters'. {problem}"
-        )
-
-
-def _element_count(name: str, datatype: str, shape: tuple[int, ...]) -> int:
-    """The number of elements of `shape`, 0 for a scalar: Triton's HTTP side knows no rank 0."""
-    if not shape:
-        return 0
-    count = math.prod(shape)
-    # A zero makes the product harmless, not the dimension.
-    if count > MAX_INT64 or max(shape) > MAX_INT64:
-        text = f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}]"
-        if max(shape) > MAX_INT64:
-            raise invalid_arg(f"{text} contains one or more invalid dimensions")
-        raise invalid_arg(
-            f"{text} causes total element count to exceed maximum size of {MAX_INT64}"
-        )
-    size = ELEMENT_SIZE.get(datatype, 1)
-    if count * size > MAX_INT64:
-        raise invalid_arg(
-            f"byte size overflow for input '{name}': element count ({count}) * data type size "
-            f"({size}) exceeds maximum allowed size ({MAX_INT64})"
-        )
-    return count
-
-
-def _shared_memory_ref(parameters: dict[str, JsonValue]) -> SharedMemoryRef:
-    region = as_string(parameters["shared_memory_region"], "shared_memory_region")
-    offset = as_unsigned(parameters.get("shared_memory_offset", 0), "shared_memory_offset")
-    byte_size = as_unsigned(
-        member(parameters, "shared_memory_byte_size"), "shared_memory_byte_size"
-    )
-    return SharedMemoryRef(region, offset, byte_size)
-
-
-def _parse_output(members: dict[str, JsonValue]) -> OutputPlan:
-    name = as_string(member(members, "name"), "name")
-    parameters = members_of(members.get("parameters"))
-    binary = as_bool(parameters.get("binary_data", False), "binary_data")
-    if "shared_memory_region" in parameters:
-        for field, is_set in (
-            ("classification", "classification" in parameters),
-            ("binary_data", binary),
-        ):
-            if is_set:
-                raise invalid_arg(f"Output can't set both 'shared_memory_region' and '{field}'")
-        return OutputPlan(name, binary, shared_memory=_shared_memory_ref(parameters))
-    classification = as_unsigned(parameters.get("classification", 0), "classification")
-    return OutputPlan(name, binary, classification)
