@@ -57,7 +57,7 @@ def _parameter(name: str, value: ParameterValue) -> bytes:
             raise internal(f"response parameter '{name}' does not fit into 64 bits")
         case str():
             choice = length_delimited(3, value.encode("utf-8", "replace"))
-        case float():
+        case _:
             choice = b"\x21" + _DOUBLE.pack(value)
     key = length_delimited(1, name.encode("utf-8", "replace"))
     return length_delimited(4, key + length_delimited(2, choice))
