@@ -96,10 +96,7 @@ class Http2Connection(InputHalf):
         except HpackError as error:
             self._fail(ErrorCode.COMPRESSION_ERROR, f"a header block is not valid: {error}")
         self._close_if_due()
-        events = self._events
-        if events:
-            self._events = []
-        return events
+        return self._taken_events()
 
     def receive_eof(self) -> list[Event]:
         """The client closed its side of the socket."""

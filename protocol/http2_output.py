@@ -135,7 +135,7 @@ class OutputHalf:
             self._pump()
         out = self._out
         if not out:
-            return out
+            return []
         self._out = []
         self._framed_bytes = 0
         self._unread_control = 0

@@ -55,7 +55,7 @@ class RequestHalf(ControlHalf):
             flags & (PADDED | WITH_PRIORITY | END_HEADERS) != END_HEADERS
             or stream_id <= self._last_stream_id
             or not stream_id & 1
-            or self._drain_state
+            or self._drain_state == DRAINED
         ):
             self._on_unusual_headers(chunk[start:stop], flags, stream_id)
             return stop
