@@ -1,0 +1,120 @@
+"""How actors talk: doors into a mailbox, a doorbell, and a watch for what readers only look at.
+
+A `Mailbox` belongs to one actor. Each kind of message enters through a `Door` of its own, a
+bounded trio memory channel, so that one kind can neither delay nor crowd out another. trio cannot
+wait for several channels at once; every door therefore rings the same bell, and the actor waits for
+that and then drains its doors in the order it prefers.
+
+A `Watch` is the one sanctioned way of sharing: a single writer swaps in immutable snapshots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Mailbox:
+    """The receiving side: wait for the bell, then drain the doors."""
+
+    __slots__ = ("_bell", "_doors", "_ring", "_rung")
+
+    def __init__(self) -> None:
+        # Capacity 1: a bell that already rings needs no second ring.
+        self._ring, self._bell = trio.open_memory_channel[None](1)
+        self._rung = False
+        self._doors: list[Door[object]] = []
+
+    def door(self, capacity: int, *, quiet: bool = False) -> Door[T]:
+        """A new door with room for `capacity` messages (> 0) that nobody has taken yet.
+
+        A quiet door rings only once it is half full: its messages can wait for the next time the
+        owner looks, but not for ever.
+        """
+        door = Door[T](self, capacity, quiet=quiet)
+        self._doors.append(door)  # type: ignore[arg-type]  # only ever closed through this list
+        return door
+
+    def ring(self) -> None:
+        """Wake the owner, whether or not there is a message."""
+        if not self._rung:
+            self._rung = True
+            self._ring.send_nowait(None)
+
+    async def wait(self) -> None:
+        """Return once a door has rung since the last call; the owner drains its doors next."""
+        await self._bell.receive()
+        self._rung = False
+
+    def close(self) -> None:
+        """Stop receiving: whoever sends from now on gets `trio.BrokenResourceError`."""
+        for door in self._doors:
+            door.close()
+
+
+class Door(Generic[T]):
+    """One kind of message into one mailbox. Senders hold the door; only the owner closes it."""
+
+    __slots__ = ("_high_water", "_mailbox", "_receive", "_send", "_waiting", "capacity")
+
+    def __init__(self, mailbox: Mailbox, capacity: int, *, quiet: bool) -> None:
+        self._mailbox = mailbox
+        self._send, self._receive = trio.open_memory_channel[T](capacity)
+        self.capacity = capacity
+        self._high_water = capacity // 2 if quiet else 0
+        self._waiting = 0
+
+    def send_nowait(self, message: T) -> None:
+        """Put a message in. Raises `trio.WouldBlock` when full, BrokenResourceError when closed."""
+        self._send.send_nowait(message)
+        self._waiting += 1
+        if self._waiting > self._high_water:
+            self._mailbox.ring()
+
+    async def send(self, message: T) -> None:
+        """Put a message in, waiting for room: this wait is the back-pressure."""
+        try:
+            self.send_nowait(message)
+        except trio.WouldBlock:
+            # The owner already has a ring for what fills the door; it takes this message too when
+            # it drains, because a channel moves a parked sender's message up as soon as it can.
+            self._waiting += 1
+            try:
+                await self._send.send(message)
+            except BaseException:
+                self._waiting -= 1
+                raise
+
+    def drain(self, limit: int | None = None) -> Iterator[T]:
+        """Every message that is here now, oldest first, `limit` at most."""
+        receive_nowait = self._receive.receive_nowait
+        taken = 0
+        while limit is None or taken < limit:
+            try:
+                message = receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                return
+            self._waiting -= 1
+            taken += 1
+            yield message
+
+    def __len__(self) -> int:
+        """How many messages nobody has taken, those of senders that wait for room included."""
+        return self._waiting
+
+    def close(self) -> None:
+        """Refuse further messages; those inside are dropped. Only the mailbox's owner calls it."""
+        self._receive.close()
+
+
+class Watch(Generic[T]):
+    """A cell with one writer and any number of readers; the value is immutable."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value

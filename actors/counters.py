@@ -1,0 +1,87 @@
+"""What is counted for one model version, in the units of Triton's statistics extension.
+
+Plain data: `actors/statistics.py` owns and changes it, everyone else gets copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+
+@dataclass(slots=True)
+class Duration:
+    """A number of events and the nanoseconds they took together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, count: int, ns: int) -> None:
+        self.count += count
+        self.ns += ns
+
+    def copy(self) -> Duration:
+        return Duration(self.count, self.ns)
+
+
+@dataclass(slots=True)
+class BatchCounters:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
+class VersionCounters:
+    """Everything counted for one model version, in the units of Triton's statistics extension."""
+
+    load_seconds: float = 0.0
+    last_inference_ms: int = 0  # wall clock, milliseconds since the epoch
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
+    failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_REASONS, 0))
+    batches: dict[int, BatchCounters] = field(default_factory=dict)
+
+    def copy(self) -> VersionCounters:
+        """A snapshot that later counting does not change."""
+        twin = VersionCounters(
+            load_seconds=self.load_seconds,
+            last_inference_ms=self.last_inference_ms,
+            inference_count=self.inference_count,
+            execution_count=self.execution_count,
+            failures=dict(self.failures),
+            batches={
+                size: BatchCounters(
+                    counters.compute_input.copy(),
+                    counters.compute_infer.copy(),
+                    counters.compute_output.copy(),
+                )
+                for size, counters in self.batches.items()
+            },
+        )
+        for name in _DURATIONS:
+            setattr(twin, name, getattr(self, name).copy())
+        return twin
+
+
+_DURATIONS = (
+    "success",
+    "fail",
+    "queue",
+    "compute_input",
+    "compute_infer",
+    "compute_output",
+    "cache_hit",
+    "cache_miss",
+)

@@ -1,0 +1,151 @@
+"""Every message one actor sends another, grouped by receiver.
+
+Commands are imperatives, facts are past participles, questions start with `Get` and carry the door
+their answer goes to. Sending a message gives it away. The two that are made for every request are
+named tuples, which cost a third of a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import trio
+
+from actors.channels import Door
+from actors.counters import VersionCounters
+from protocol.inference import InferRequest, InferResponse
+from protocol.status import ServerError
+from repo.backends.base import Timings
+
+# --- to a frontend -------------------------------------------------------------------------------
+
+
+class Reply(NamedTuple):
+    """One response to the request `number`, or its error, or only the news that none follows."""
+
+    number: int
+    outcome: InferResponse | ServerError | None
+    final: bool
+
+
+# --- to whoever accepts requests: Scheduler, SequenceBatcher, Ensemble ---------------------------
+
+
+class Submit(NamedTuple):
+    """Run this admitted request and answer at `reply`, exactly one final reply."""
+
+    number: int  # unique in this process; names the request in replies and cancellations
+    request: InferRequest
+    batch_size: int  # leading dimension; 0 for a model without batching
+    shape_key: Hashable  # requests share a batch only when these are equal
+    level: int  # priority level, already normalised for the model
+    deadline_at: float  # the caller's own deadline, math.inf when there is none
+    submitted_at: float
+    reply: Door[Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Nobody waits for request `number` any longer: free its place, stop it if it runs."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Accept nothing more, finish what is queued, then stop the instances and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Instance `instance` can take one more execution."""
+
+    instance: int
+
+
+# --- to an instance ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Execute:
+    """Run these requests together; `batch_size` is the sum of their leading dimensions."""
+
+    submits: Sequence[Submit]
+    batch_size: int
+    closed_by: str  # why the batch was closed here: full, delay, preferred, shape, …
+
+
+# --- to Statistics -------------------------------------------------------------------------------
+
+VersionKey = tuple[str, int]
+"""Model name and version."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchExecuted:
+    """One execution ended. The two lists hold one entry, in seconds, per successful request."""
+
+    key: VersionKey
+    batch_size: int  # padding included
+    inference_count: int  # of the successful requests
+    queue_seconds: Sequence[float]
+    total_seconds: Sequence[float]
+    timings: Timings
+    failed_seconds: Sequence[float]  # one entry per failed request
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestsRefused:
+    """Queued requests ended without being executed. `reason` is REJECTED, CANCELED or OTHER."""
+
+    key: VersionKey
+    reason: str
+    total_seconds: Sequence[float]  # one entry per request
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLoaded:
+    """Start counting for this version, from zero."""
+
+    key: VersionKey
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionUnloaded:
+    """Forget this version."""
+
+    key: VersionKey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GetStatistics:
+    """Answer with a snapshot of every version's counters."""
+
+    reply: trio.MemorySendChannel[Mapping[VersionKey, VersionCounters]]
+
+
+Fact = BatchExecuted | RequestsRefused | VersionLoaded | VersionUnloaded | GetStatistics
+
+
+# --- to ModelRepository --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadModel:
+    """Load or reload `name`; the answer is None or why it failed."""
+
+    name: str
+    parameters: Mapping[str, str | bytes]
+    reply: trio.MemorySendChannel[ServerError | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnloadModel:
+    """Unload `name`; the answer is None or why it failed."""
+
+    name: str
+    unload_dependents: bool
+    reply: trio.MemorySendChannel[ServerError | None]

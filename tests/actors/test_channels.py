@@ -1,0 +1,99 @@
+"""Doors, the doorbell and the watch: what every actor relies on."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from actors.channels import Door, Mailbox
+
+
+async def test_the_bell_rings_once_for_any_number_of_messages() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(4)
+    for number in range(3):
+        door.send_nowait(number)
+
+    await mailbox.wait()
+
+    assert list(door.drain()) == [0, 1, 2]
+    with pytest.raises(trio.TooSlowError):
+        with trio.fail_after(0.01):
+            await mailbox.wait()
+
+
+async def test_a_full_door_refuses_and_then_takes_waiting_senders_in_order() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+    with pytest.raises(trio.WouldBlock):
+        door.send_nowait(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.send, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(door.send, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(door) == 3
+        await mailbox.wait()
+        taken = list(door.drain())
+
+    assert taken == [0, 1, 2]
+    assert len(door) == 0
+
+
+async def test_a_sender_that_gives_up_leaves_nothing_behind() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+
+    with trio.move_on_after(0.01):
+        await door.send(1)
+
+    assert len(door) == 1
+    assert list(door.drain()) == [0]
+
+
+async def test_a_quiet_door_rings_only_when_half_full() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(4, quiet=True)
+    door.send_nowait(0)
+    door.send_nowait(1)
+    with trio.move_on_after(0.01) as patience:
+        await mailbox.wait()
+    assert patience.cancelled_caught
+
+    door.send_nowait(2)
+
+    await mailbox.wait()
+    assert list(door.drain()) == [0, 1, 2]
+
+
+async def test_drain_takes_no_more_than_its_limit() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(4)
+    for number in range(4):
+        door.send_nowait(number)
+
+    assert list(door.drain(3)) == [0, 1, 2]
+    assert list(door.drain(0)) == []
+    assert list(door.drain()) == [3]
+
+
+async def test_a_closed_mailbox_tells_senders() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+    async with trio.open_nursery() as nursery:
+
+        async def waits_for_room() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await door.send(1)
+
+        nursery.start_soon(waits_for_room)
+        await trio.testing.wait_all_tasks_blocked()
+        mailbox.close()
+
+    with pytest.raises(trio.BrokenResourceError):
+        door.send_nowait(2)
