@@ -1,0 +1,221 @@
+"""Brings requests and instances of one model version together.
+
+Owns the queue, through its policy, and hears four kinds of message: cancellations and the order to
+drain on the control door, grants from instances (or from the rate limiter), and `Submit` on one
+door per priority level. It says `Execute` to an instance that granted, and answers directly
+whatever the policy refuses. When and what to dispatch is the policy's decision alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import trio
+
+from actors.channels import Door, Mailbox
+from actors.instance import Instance
+from actors.messages import (
+    CancelRequest,
+    Drain,
+    Execute,
+    Fact,
+    Grant,
+    Reply,
+    RequestsRefused,
+    Submit,
+    VersionKey,
+)
+from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
+from actors.policy.queueing import Ticket
+from protocol.status import (
+    ServerError,
+    cancelled,
+    deadline_exceeded,
+    request_prefix,
+    unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+Control = CancelRequest | Drain
+
+
+def refusal(cause: RefusalCause, request_id: str) -> ServerError:
+    """The wire text of a refusal; the words are Triton's."""
+    match cause:
+        case RefusalCause.QUEUE_FULL:
+            return unavailable(f"{request_prefix(request_id)}Exceeds maximum queue size")
+        case RefusalCause.TIMEOUT:
+            return unavailable("Request timeout expired")
+        case RefusalCause.CANCELLED:
+            return cancelled()
+        case RefusalCause.DEADLINE:
+            return deadline_exceeded()
+        case RefusalCause.STOPPING:
+            return unavailable(
+                f"{request_prefix(request_id)}Server is stopping, scheduler for model has stopped "
+                "accepting new inference requests"
+            )
+
+
+def _submit(ticket: Ticket) -> Submit:
+    """What this actor put into its tickets; to the policy it is opaque."""
+    return cast("Submit", ticket.work)
+
+
+class Scheduler:
+    """One policy, driven by its mailbox."""
+
+    def __init__(
+        self,
+        *,
+        key: VersionKey,
+        policy: SchedulingPolicy,
+        mailbox: Mailbox,
+        control: Door[Control],
+        grants: Door[Grant],
+        doors: Sequence[Door[Submit]],
+        instances: Sequence[Instance],
+        execute: Sequence[trio.MemorySendChannel[Execute]],
+        statistics: Door[Fact],
+        has_levels: bool,
+        ceiling: int,
+    ) -> None:
+        self._key = key
+        self._policy = policy
+        self._mailbox = mailbox
+        self._control = control
+        self._grants = grants
+        self._doors = doors
+        self._instances = instances
+        self._execute = execute
+        self._statistics = statistics
+        self._has_levels = has_levels
+        self._ceiling = ceiling
+        self._draining = False
+        self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until told to drain and everything accepted has been dispatched."""
+        task_status.started()
+        try:
+            while not (self._draining and self._policy.pending == 0):
+                next_wake = self._policy.next_wake
+                if next_wake == math.inf:
+                    await self._mailbox.wait()
+                else:
+                    with trio.move_on_at(next_wake):
+                        await self._mailbox.wait()
+                self._turn(trio.current_time())
+        finally:
+            self._leave(trio.current_time())
+
+    def pending(self) -> int:
+        """Requests that were submitted and are not executing yet; a gauge, read at any time."""
+        return self._policy.pending + sum(len(door) for door in self._doors)
+
+    def _turn(self, now: float) -> None:
+        policy = self._policy
+        for message in self._control.drain():
+            match message:
+                case CancelRequest(number):
+                    self._cancel(number, now)
+                case Drain():
+                    self._draining = True
+                    policy.drain()
+        for grant in self._grants.drain():
+            policy.grant(grant.instance)
+        for door in self._doors:
+            if len(door):
+                self._admit(door, now)
+        for action in policy.step(now):
+            match action:
+                case Dispatch():
+                    self._dispatch(action)
+                case Refuse():
+                    self._refuse(_submit(action.ticket), action.cause, now)
+                case Report(text):
+                    log.error("%s", text)
+        self._tell_statistics()
+
+    def _admit(self, door: Door[Submit], now: float) -> None:
+        """Queue what waits at one level's door, the most urgent level first.
+
+        A level at the ceiling is not drained: its door fills and its callers wait, which is the
+        back-pressure, and a flood on one level can neither delay nor refuse another.
+        """
+        for submit in door.drain(self._room(door)):
+            ticket = Ticket(
+                id=submit.number,
+                level=submit.level,
+                batch_size=submit.batch_size or 1,
+                shape_key=submit.shape_key,
+                work=submit,
+                timeout_seconds=submit.request.timeout_us / 1e6,
+                deadline_at=submit.deadline_at,
+            )
+            refused = self._policy.submit(ticket, now)
+            if refused is not None:
+                self._answer(submit, refusal(refused.cause, submit.request.id))
+
+    def _room(self, door: Door[Submit]) -> int:
+        if self._policy.pending + len(door) <= self._ceiling:
+            return len(door)  # the usual case, without asking how the queue is made up
+        number = self._doors.index(door)
+        level = number + 1 if self._has_levels else 0
+        return max(0, self._ceiling - self._policy.pending_by_level.get(level, 0))
+
+    def _dispatch(self, action: Dispatch) -> None:
+        submits = [_submit(ticket) for ticket in action.tickets]
+        # The grant is the credit: the instance's channel has room for every grant it gave.
+        self._execute[action.instance].send_nowait(
+            Execute(submits, action.batch_size, action.closed_by)
+        )
+
+    def _cancel(self, number: int, now: float) -> None:
+        refused = self._policy.cancel(number, now)
+        if refused is not None:
+            self._refuse(_submit(refused.ticket), refused.cause, now)
+            return
+        for instance in self._instances:
+            instance.cancel(number)
+
+    def _refuse(self, submit: Submit, cause: RefusalCause, now: float) -> None:
+        """Answer a request that was queued; unlike one refused at the door, it is counted."""
+        reason = "CANCELED" if cause is RefusalCause.CANCELLED else "REJECTED"
+        self._refused.setdefault(reason, []).append(now - submit.submitted_at)
+        self._answer(submit, refusal(cause, submit.request.id))
+
+    def _tell_statistics(self) -> None:
+        for reason in list(self._refused):
+            try:
+                self._statistics.send_nowait(
+                    RequestsRefused(self._key, reason, self._refused[reason])
+                )
+            except trio.WouldBlock:
+                # A full door drains itself; look again in the next turn, which comes at once.
+                self._mailbox.ring()
+                return
+            del self._refused[reason]
+
+    def _answer(self, submit: Submit, error: ServerError) -> None:
+        try:
+            # Room is certain: a caller keeps a place for its one final reply.
+            submit.reply.send_nowait(Reply(submit.number, error, final=True))
+        except trio.BrokenResourceError:
+            return  # the caller has gone
+
+    def _leave(self, now: float) -> None:
+        """Answer whoever is still at a door or, after a crash, in the queue; let instances end."""
+        for door in self._doors:
+            for submit in door.drain():
+                self._answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+        for ticket in self._policy.abandon():
+            submit = _submit(ticket)
+            self._answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+        self._mailbox.close()
+        for channel in self._execute:
+            channel.close()

@@ -1,0 +1,117 @@
+"""Counts what was asked and what it cost, per model version.
+
+Owns every counter. Hears facts about executions and failures, answers `GetStatistics` with a
+snapshot; one door keeps them in order, so an answer counts whatever was said before it. Facts are
+not urgent: their door is quiet, and the actor wakes for a question or a half-full door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, assert_never
+
+import trio
+
+from actors.channels import Door, Mailbox
+from actors.counters import BatchCounters, VersionCounters
+from actors.messages import (
+    BatchExecuted,
+    Fact,
+    GetStatistics,
+    RequestsRefused,
+    VersionKey,
+    VersionLoaded,
+    VersionUnloaded,
+)
+
+_NS = 1_000_000_000
+
+
+class WallClock(Protocol):
+    """The time of day; a simulation brings its own."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+
+class Statistics:
+    """The actor: one quiet door in, snapshots out."""
+
+    def __init__(self, *, mailbox: Mailbox, facts: Door[Fact], wall_clock: WallClock) -> None:
+        self._mailbox = mailbox
+        self._facts = facts
+        self._wall_clock = wall_clock
+        self._versions: dict[VersionKey, VersionCounters] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Count until cancelled."""
+        task_status.started()
+        try:
+            while True:
+                await self._mailbox.wait()
+                for fact in self._facts.drain():
+                    self._take(fact)
+        finally:
+            self._mailbox.close()
+
+    def _take(self, fact: Fact) -> None:
+        match fact:
+            case BatchExecuted():
+                counters = self._versions.get(fact.key)
+                if counters is not None:
+                    count_execution(counters, fact, self._wall_clock.now_ms())
+            case RequestsRefused():
+                counters = self._versions.get(fact.key)
+                if counters is not None:
+                    refused = len(fact.total_seconds)
+                    counters.fail.add(refused, int(sum(fact.total_seconds) * _NS))
+                    counters.failures[fact.reason] += refused
+            case VersionLoaded():
+                self._versions[fact.key] = VersionCounters(load_seconds=fact.load_seconds)
+            case VersionUnloaded():
+                self._versions.pop(fact.key, None)
+            case GetStatistics():
+                # Room for the one answer is part of the question.
+                fact.reply.send_nowait(
+                    {key: counters.copy() for key, counters in self._versions.items()}
+                )
+            case _:
+                assert_never(fact)
+
+
+def count_execution(counters: VersionCounters, fact: BatchExecuted, wall_clock_ms: int) -> None:
+    """Add one execution; every member of a batch adds the whole batch's durations."""
+    succeeded = len(fact.total_seconds)
+    timings = fact.timings
+    counters.execution_count += 1
+    counters.inference_count += fact.inference_count
+    counters.last_inference_ms = max(counters.last_inference_ms, wall_clock_ms)
+    counters.success.add(succeeded, int(sum(fact.total_seconds) * _NS))
+    counters.queue.add(succeeded, int(sum(fact.queue_seconds) * _NS))
+    counters.compute_input.add(succeeded, timings.input_ns * succeeded)
+    counters.compute_infer.add(succeeded, timings.infer_ns * succeeded)
+    counters.compute_output.add(succeeded, timings.output_ns * succeeded)
+    if fact.failed_seconds:
+        counters.fail.add(len(fact.failed_seconds), int(sum(fact.failed_seconds) * _NS))
+        counters.failures["BACKEND"] += len(fact.failed_seconds)
+    batch = counters.batches.get(fact.batch_size)
+    if batch is None:
+        batch = counters.batches[fact.batch_size] = BatchCounters()
+    batch.compute_input.add(1, timings.input_ns)
+    batch.compute_infer.add(1, timings.infer_ns)
+    batch.compute_output.add(1, timings.output_ns)
+
+
+class StatisticsReader:
+    """Asks the actor, for frontends and metrics."""
+
+    def __init__(self, *, mailbox: Mailbox, facts: Door[Fact]) -> None:
+        self._mailbox = mailbox
+        self._facts = facts
+
+    async def read(self) -> Mapping[VersionKey, VersionCounters]:
+        """Every version's counters as they are once all earlier facts are counted."""
+        send, receive = trio.open_memory_channel[Mapping[VersionKey, VersionCounters]](1)
+        await self._facts.send(GetStatistics(send))
+        self._mailbox.ring()
+        return await receive.receive()
