@@ -1,0 +1,95 @@
+"""Models on disk, as ModelRepository asks for them.
+
+Owns nothing but the list of repositories. Reading files and opening models to complete their
+configuration block, so each description is made in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import trio
+
+from actors.options import ServerOptions
+from protocol.status import internal, not_found
+from repo.backends.base import InstanceContext
+from repo.backends.registry import auto_complete, preferred_groups
+from repo.instance_groups import DeviceTable
+from repo.model_config import ModelConfig
+from repo.pbtxt import read_config
+from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
+from repo.scan import ModelEntry, Repository, scan
+from repo.storage import open_storage
+
+DUPLICATE = "model appears in two or more repositories"
+
+
+class DiskSource:
+    """The repositories that --model-repository names."""
+
+    def __init__(self, options: ServerOptions, *, devices: DeviceTable) -> None:
+        self._options = options
+        self._devices = devices
+        self._repositories = [
+            Repository(open_storage(location))
+            for location in dict.fromkeys(options.model_repository)
+        ]
+
+    async def names(self) -> Mapping[str, str]:
+        """Every model directory; a name that two repositories share cannot be loaded."""
+        listing = await trio.to_thread.run_sync(scan, self._repositories)
+        names = {identity.name: "" for identity in listing.models}
+        return names | {identity.name: DUPLICATE for identity in listing.duplicates}
+
+    async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
+        return await trio.to_thread.run_sync(self._describe, name)
+
+    def _describe(self, name: str) -> ModelDescription:
+        listing = scan(self._repositories)
+        entry = next((one for key, one in listing.models.items() if key.name == name), None)
+        if entry is None:
+            if any(identity.name == name for identity in listing.duplicates):
+                raise not_found(DUPLICATE)
+            raise not_found(f"model '{name}' is not found in any repository")
+        return prepare(
+            self._read_config(entry),
+            _files(entry),
+            devices=self._devices,
+            complete=None if self._options.disable_auto_complete_config else self._complete(entry),
+            prefer=preferred_groups,
+        )
+
+    def _read_config(self, entry: ModelEntry) -> ModelConfig:
+        path = entry.config_path(self._options.model_config_name)
+        if path is not None:
+            return read_config(Path(entry.storage.full_path(path)))
+        if self._options.disable_auto_complete_config:
+            path = f"{entry.path}/config.pbtxt"
+            raise internal(f"failed to open text file for read {path}: No such file or directory")
+        return ModelConfig(name=entry.name)
+
+    def _complete(self, entry: ModelEntry) -> Complete:
+        def complete(config: ModelConfig, version: int) -> ModelConfig:
+            return auto_complete(
+                InstanceContext(
+                    config=config,
+                    version=version,
+                    model_directory=Path(entry.path),
+                    instance_name=config.name,
+                    kind="CPU",
+                    settings=self._options.backend_settings(config.backend),
+                )
+            )
+
+        return complete
+
+
+def _files(entry: ModelEntry) -> ModelFiles:
+    """What preparation wants to know of the directory; formats are told by its first directory."""
+    directory = Path(entry.path)
+    first = min(entry.subdirectories, default="")
+    inside = (directory / first).iterdir() if first else ()
+    return ModelFiles(
+        directory, entry.subdirectories, {each.name: each.is_dir() for each in inside}
+    )

@@ -1,0 +1,144 @@
+"""What can be served right now: the snapshot that ModelRepository publishes through a Watch.
+
+Frontends read it on every request, so a look-up is two dictionary accesses and no message. The
+doors in it are borrowed: their schedulers own and close them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from actors.channels import Door
+from actors.instance import Instance
+from actors.messages import Submit
+from actors.scheduler import Control
+from protocol.status import ServerError, StatusCode, invalid_arg, not_found, unavailable
+from repo.model_config import ModelConfig
+from repo.request_rules import RequestRules
+
+
+class VersionState(Enum):
+    """Where a version stands in its life; the words are those of the repository index."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServingVersion:
+    """A loaded model version and the way in."""
+
+    name: str
+    version: int
+    config: ModelConfig
+    config_json: str
+    rules: RequestRules
+    doors: Sequence[Door[Submit]]  # one per priority level; a single one without priorities
+    control: Door[Control]
+    instances: Sequence[Instance]
+    decoupled: bool
+    priority_levels: int  # 0: no priorities
+    default_level: int
+    pending: Callable[[], int]  # requests accepted and not yet executing
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
+
+    @property
+    def has_batch_dimension(self) -> bool:
+        return self.config.max_batch_size > 0
+
+    def level_of(self, priority: int) -> int:
+        """A request's priority as a level of this model; 0 and unknown ones mean the default."""
+        return priority if 0 < priority <= self.priority_levels else self.default_level
+
+    def door_of(self, level: int) -> Door[Submit]:
+        """The way in for a level; models with more levels than doors share the last one."""
+        doors = self.doors
+        return doors[min(level, len(doors)) - 1] if level else doors[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VersionEntry:
+    """One row of the repository index."""
+
+    state: VersionState
+    reason: str = ""
+    serving: ServingVersion | None = None  # set exactly while READY
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelEntry:
+    """A model by name. `versions` is empty for one that was never touched."""
+
+    name: str
+    versions: Mapping[int, VersionEntry] = field(default_factory=dict)
+    latest: ServingVersion | None = None  # the highest READY version
+    reason: str = ""  # why it cannot be loaded, when no version says so
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelIndex:
+    """Every model of every repository."""
+
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+    ready: bool = False  # start-up loading has ended
+    exiting: bool = False
+
+    def find(self, name: str, version_text: str) -> ServingVersion:
+        """The version that serves a request. Raises ServerError with Triton's wording."""
+        entry = self.models.get(name)
+        if entry is not None and not version_text and entry.latest is not None:
+            return entry.latest
+        return self._find_slowly(name, version_text, entry)
+
+    def _find_slowly(
+        self, name: str, version_text: str, entry: ModelEntry | None
+    ) -> ServingVersion:
+        version = parse_version(version_text)
+        subject = f"Request for unknown model: '{name}'"
+        if entry is None or not entry.versions:
+            raise not_found(f"{subject} is not found")
+        if version is None:
+            raise not_found(f"{subject} has no available versions")
+        found = entry.versions.get(version)
+        if found is None:
+            raise not_found(f"{subject} version {version} is not found")
+        if found.serving is None:
+            raise unavailable(f"{subject} version {version} is not at ready state")
+        return found.serving
+
+    def serving(self) -> Iterator[ServingVersion]:
+        """Every version that serves, by model name and version."""
+        for _, entry in sorted(self.models.items()):
+            for _, row in sorted(entry.versions.items()):
+                if row.serving is not None:
+                    yield row.serving
+
+    def is_model_ready(self, name: str, version_text: str) -> ServingVersion | None:
+        """Like `find`, but None for an unknown or unready model; a bad version still raises."""
+        try:
+            return self.find(name, version_text)
+        except ServerError as error:
+            if error.status is StatusCode.INVALID_ARG:
+                raise
+            return None
+
+
+def parse_version(text: str) -> int | None:
+    """A version as the protocols write it; "" is None, the latest. Raises ServerError."""
+    if not text:
+        return None
+    if text.startswith("-") and text[1:].isdecimal():
+        raise invalid_arg(
+            f"invalid model version specified '{text}' , version should be an integral value > 0"
+        )
+    if not (text.isascii() and text.isdecimal()):
+        raise invalid_arg(
+            f"failed to get model version from specified version string '{text}' "
+            "(details: stol), version should be an integral value > 0"
+        )
+    return int(text)

@@ -1,0 +1,85 @@
+"""From a model's files to a description that can be wired: the order in which a model is judged.
+
+Owns that order: names and backend, defaults, the rules, what the model's own files say, instance
+groups, the rules again, labels, versions. Each step lives in a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repo.config_json import to_json
+from repo.config_rules import check_complete_config, check_config
+from repo.instance_groups import (
+    DeviceTable,
+    InstanceSpec,
+    PreferredGroup,
+    check_instance_groups,
+    expand,
+    normalise_instance_groups,
+)
+from repo.labels import load_labels
+from repo.model_config import ModelConfig
+from repo.normalise import normalise
+from repo.platforms import autofill
+from repo.versions import discover_versions, select_versions
+
+Complete = Callable[[ModelConfig, int], ModelConfig]
+"""Fills in what the files of one version tell; raises ServerError."""
+
+Prefer = Callable[[ModelConfig], Sequence[PreferredGroup]]
+"""The instance groups that a model's backend prefers where its configuration has none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelDescription:
+    """A model that is ready to be loaded."""
+
+    config: ModelConfig
+    config_json: str
+    directory: Path  # <repository>/<model>
+    versions: tuple[int, ...]  # those that the version policy selects, ascending
+    instances: tuple[InstanceSpec, ...]
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a model directory holds, as far as preparation looks."""
+
+    directory: Path
+    subdirectories: tuple[str, ...] = ()
+    first_version: Mapping[str, bool] = field(default_factory=dict)  # name → is a directory
+
+
+def prepare(
+    config: ModelConfig,
+    files: ModelFiles,
+    *,
+    devices: DeviceTable,
+    complete: Complete | None,
+    prefer: Prefer = lambda _: (),
+) -> ModelDescription:
+    """Complete and judge a configuration. Raises ServerError with the text the log shows.
+
+    `complete` is None when auto-completion is off.
+    """
+    config = autofill(config, files.directory.name, files.first_version)
+    config = normalise(config)
+    check_config(config)
+    versions = select_versions(config, discover_versions(files.subdirectories))
+    if complete is not None:
+        config = normalise(complete(config, versions[-1]))
+    config = normalise_instance_groups(config, devices, prefer(config))
+    check_instance_groups(config, devices)
+    check_complete_config(config)
+    return ModelDescription(
+        config=config,
+        config_json=to_json(config),
+        directory=files.directory,
+        versions=versions,
+        instances=expand(config),
+        labels=load_labels(config, files.directory),
+    )
