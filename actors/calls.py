@@ -1,0 +1,108 @@
+"""From a decoded request to a `Submit` in the right door: the way in that every frontend shares.
+
+Owns the numbering of requests. A frontend asks `prepare` for a number, a model and a message, and
+puts the message into the door with `submit`; it keeps whatever it needs to encode the reply under
+the number. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Final, NamedTuple
+
+import trio
+
+from actors.channels import Door, Watch
+from actors.messages import CancelRequest, Reply, Submit
+from actors.model_index import ModelIndex, ServingVersion
+from protocol.inference import InferRequest
+from protocol.status import ServerError, deadline_exceeded, request_prefix, unavailable
+
+# A door stays full only while a model is far behind; a caller that has waited this long is better
+# served by another replica.
+DOOR_PATIENCE_SECONDS: Final = 10.0
+
+
+class Ticketed(NamedTuple):
+    """A request on its way: who serves it, through which door, and the message itself."""
+
+    serving: ServingVersion
+    door: Door[Submit]
+    submit: Submit
+
+
+class Calls:
+    """Prepares requests for submission and takes them back."""
+
+    def __init__(self, *, index: Watch[ModelIndex]) -> None:
+        self.index = index
+        self._numbers = itertools.count(1)
+
+    def prepare(
+        self,
+        serving: ServingVersion,
+        request: InferRequest,
+        reply: Door[Reply],
+        *,
+        deadline_at: float = math.inf,
+    ) -> Ticketed:
+        """Admit `request` to the model. Raises ServerError when the model cannot take it."""
+        admitted = serving.rules.admit(request)
+        level = serving.level_of(request.priority)
+        submit = Submit(
+            next(self._numbers),
+            request,
+            admitted.batch_size,
+            admitted.shape_key,
+            level,
+            deadline_at,
+            trio.current_time(),
+            reply,
+        )
+        return Ticketed(serving, serving.door_of(level), submit)
+
+
+def submit_nowait(ticketed: Ticketed) -> None:
+    """Put the request into its door. Raises `trio.WouldBlock` when full, ServerError if closed."""
+    try:
+        ticketed.door.send_nowait(ticketed.submit)
+    except trio.BrokenResourceError:
+        raise closed(ticketed.submit.request) from None
+
+
+async def submit(ticketed: Ticketed) -> None:
+    """Wait for room in the door: first back-pressure, then refusal.
+
+    Raises ServerError: DEADLINE_EXCEEDED at the caller's own deadline, UNAVAILABLE when the door
+    has been full for `DOOR_PATIENCE_SECONDS` or has closed.
+    """
+    request = ticketed.submit.request
+    patience_at = trio.current_time() + DOOR_PATIENCE_SECONDS
+    deadline_at = ticketed.submit.deadline_at
+    with trio.move_on_at(min(patience_at, deadline_at)) as scope:
+        try:
+            await ticketed.door.send(ticketed.submit)
+        except trio.BrokenResourceError:
+            raise closed(request) from None
+    if scope.cancelled_caught:
+        if deadline_at <= patience_at:
+            raise deadline_exceeded()
+        raise unavailable(f"{request_prefix(request.id)}Exceeds maximum queue size")
+
+
+def closed(request: InferRequest) -> ServerError:
+    """What a caller hears whose model has stopped between look-up and submission."""
+    return unavailable(
+        f"{request_prefix(request.id)}Server is stopping, scheduler for model has stopped "
+        "accepting new inference requests"
+    )
+
+
+def cancel(serving: ServingVersion, number: int) -> None:
+    """Free the request's place at once, wherever it is; harmless when it has already ended."""
+    try:
+        serving.control.send_nowait(CancelRequest(number))
+    except (trio.BrokenResourceError, trio.WouldBlock):
+        # Closed: nothing is left to cancel. Full: the reply will be dropped instead.
+        return

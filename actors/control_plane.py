@@ -1,0 +1,263 @@
+"""What both protocols answer about the server itself: health, metadata, configuration, statistics.
+
+Every answer is the JSON shape of the REST protocol; gRPC makes its typed message from the same
+value, so that the two can never tell different stories. Owns nothing: it reads the published
+model index and asks the actors that own the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import trio
+
+from actors.channels import Door, Watch
+from actors.counters import BatchCounters, Duration, VersionCounters
+from actors.messages import LoadModel, UnloadModel, VersionKey
+from actors.model_index import ModelIndex, ServingVersion, VersionState
+from actors.options import ServerOptions
+from actors.statistics import StatisticsReader
+from protocol.datatypes import wire_name
+from protocol.status import ServerError, StatusCode, invalid_arg, unavailable, unsupported
+from repo.model_config import ModelInput, ModelOutput, type_name
+
+Json = Mapping[str, object]
+
+EXTENSIONS: Final = (
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+
+
+class ControlPlane:
+    """The server's own answers; every method raises ServerError with the wire text."""
+
+    def __init__(
+        self,
+        *,
+        options: ServerOptions,
+        server_version: str,
+        index: Watch[ModelIndex],
+        statistics: StatisticsReader,
+        repository: Door[LoadModel | UnloadModel],
+    ) -> None:
+        self._options = options
+        self._version = server_version
+        self._index = index
+        self._statistics = statistics
+        self._repository = repository
+
+    def is_live(self) -> bool:
+        self._refuse_probe_while_exiting()
+        return True
+
+    def is_ready(self) -> bool:
+        """Start-up has ended and, with strict readiness, every model is ready or was unloaded."""
+        self._refuse_probe_while_exiting()
+        index = self._index.value
+        if not (index.ready and self._options.strict_readiness):
+            return index.ready
+        return all(
+            entry.versions
+            and all(
+                version.state is VersionState.READY or version.reason == "unloaded"
+                for version in entry.versions.values()
+            )
+            for entry in index.models.values()
+            if entry.versions or entry.reason
+        )
+
+    async def is_model_ready(self, name: str, version: str) -> bool:
+        """An unknown model is not ready, and no error: readiness probes expect a plain no."""
+        self._refuse_while_exiting()
+        serving = self._index.value.is_model_ready(name, version)
+        if serving is None:
+            return False
+        for instance in serving.instances:
+            if not await instance.is_ready():
+                return False
+        return True
+
+    def server_metadata(self) -> Json:
+        return {
+            "name": self._options.id,
+            "version": self._version,
+            "extensions": list(EXTENSIONS),
+        }
+
+    def model_metadata(self, name: str, version: str) -> Json:
+        self._refuse_while_exiting()
+        serving = self._index.value.find(name, version)
+        entry = self._index.value.models[name]
+        versions = (
+            [version]
+            if version
+            else [
+                str(number)
+                for number, row in sorted(entry.versions.items())
+                if row.serving is not None
+            ]
+        )
+        config = serving.config
+        return {
+            "name": name,
+            "versions": versions,
+            "platform": config.platform or config.backend,
+            "inputs": [_tensor_metadata(tensor, serving) for tensor in config.input],
+            "outputs": [_tensor_metadata(tensor, serving) for tensor in config.output],
+        }
+
+    def model_config(self, name: str, version: str) -> ServingVersion:
+        """The version whose `config` is asked for; JSON and typed form are both at hand there."""
+        self._refuse_while_exiting()
+        return self._index.value.find(name, version)
+
+    async def model_statistics(self, name: str, version: str) -> Json:
+        """The counters of one version, of one model's ready versions, or of all ready ones."""
+        self._refuse_while_exiting()
+        wanted = self._versions_to_count(name, version)
+        counters = await self._statistics.read()
+        return {
+            "model_stats": [
+                _statistics_row(key, counters[key]) for key in sorted(wanted) if key in counters
+            ]
+        }
+
+    def _versions_to_count(self, name: str, version: str) -> list[VersionKey]:
+        index = self._index.value
+        if not name:
+            return [
+                (entry.name, number)
+                for entry in index.models.values()
+                for number, row in entry.versions.items()
+                if row.serving is not None
+            ]
+        entry = index.models.get(name)
+        if entry is None or entry.latest is None:
+            raise invalid_arg(f"requested model '{name}' is not available")
+        if not version:
+            return [
+                (name, number) for number, row in entry.versions.items() if row.serving is not None
+            ]
+        try:
+            serving = index.find(name, version)
+        except ServerError:
+            raise invalid_arg(
+                f"requested model version is not available for model '{name}'"
+            ) from None
+        return [(name, serving.version)]
+
+    def repository_index(self, repository: str, *, ready_only: bool) -> list[Json]:
+        """One row per version ever attempted; a model never touched is its name alone."""
+        self._refuse_while_exiting()
+        if repository:
+            raise unsupported("'repository_name' specification is not supported")
+        rows: list[Json] = []
+        for name, entry in sorted(self._index.value.models.items()):
+            if not entry.versions and not ready_only:
+                row: dict[str, object] = {"name": name}
+                if entry.reason:
+                    row |= {"state": VersionState.UNAVAILABLE.value, "reason": entry.reason}
+                rows.append(row)
+            for number, version in sorted(entry.versions.items()):
+                if ready_only and version.state is not VersionState.READY:
+                    continue
+                row = {"name": name, "version": str(number), "state": version.state.value}
+                if version.reason:
+                    row["reason"] = version.reason
+                rows.append(row)
+        return rows
+
+    async def load_model(
+        self, repository: str, name: str, parameters: Mapping[str, str | bytes]
+    ) -> None:
+        """Load or reload; returns once that has ended, however long it takes."""
+        self._refuse_repository_control(repository)
+        send, receive = trio.open_memory_channel[ServerError | None](1)
+        await self._repository.send(LoadModel(name, parameters, send))
+        _raise(await receive.receive())
+
+    async def unload_model(self, repository: str, name: str, *, unload_dependents: bool) -> None:
+        """Take a model out of service; work in flight still completes."""
+        self._refuse_repository_control(repository)
+        send, receive = trio.open_memory_channel[ServerError | None](1)
+        await self._repository.send(UnloadModel(name, unload_dependents, send))
+        _raise(await receive.receive())
+
+    def _refuse_repository_control(self, repository: str) -> None:
+        self._refuse_while_exiting()
+        if repository:
+            raise unsupported("'repository_name' specification is not supported")
+        if self._options.model_control_mode != "explicit":
+            raise unavailable("explicit model load / unload is not allowed if polling is enabled")
+
+    def _refuse_probe_while_exiting(self) -> None:
+        if self._index.value.exiting:
+            raise ServerError(StatusCode.UNAVAILABLE, "Server exiting")
+
+    def _refuse_while_exiting(self) -> None:
+        if self._index.value.exiting:
+            raise unavailable("Server not ready")
+
+
+def _raise(error: ServerError | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _tensor_metadata(tensor: ModelInput | ModelOutput, serving: ServingVersion) -> Json:
+    shape = [*([-1] if serving.has_batch_dimension else []), *tensor.dims]
+    return {
+        "name": tensor.name,
+        "datatype": wire_name(type_name(tensor.data_type)),
+        "shape": shape,
+    }
+
+
+def _duration(duration: Duration) -> Json:
+    return {"count": duration.count, "ns": duration.ns}
+
+
+def _batch(size: int, batch: BatchCounters) -> Json:
+    return {
+        "batch_size": size,
+        "compute_input": _duration(batch.compute_input),
+        "compute_infer": _duration(batch.compute_infer),
+        "compute_output": _duration(batch.compute_output),
+    }
+
+
+def _statistics_row(key: VersionKey, counters: VersionCounters) -> Json:
+    name, version = key
+    return {
+        "name": name,
+        "version": str(version),
+        "last_inference": counters.last_inference_ms,
+        "inference_count": counters.inference_count,
+        "execution_count": counters.execution_count,
+        "inference_stats": {
+            "success": _duration(counters.success),
+            "fail": _duration(counters.fail),
+            "queue": _duration(counters.queue),
+            "compute_input": _duration(counters.compute_input),
+            "compute_infer": _duration(counters.compute_infer),
+            "compute_output": _duration(counters.compute_output),
+            "cache_hit": _duration(counters.cache_hit),
+            "cache_miss": _duration(counters.cache_miss),
+        },
+        "response_stats": {},
+        "batch_stats": [_batch(size, counters.batches[size]) for size in sorted(counters.batches)],
+        "memory_usage": [],
+    }
