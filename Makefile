@@ -1,0 +1,41 @@
+# Two commands do all their own set-up on a fresh machine: `make serve` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: serve test lint types proto clean
+
+serve: $(VENV)/.serve
+	$(RUN)/troupe serve --model-repository sample_repository $(ARGS)
+
+test: $(VENV)/.test
+	$(RUN)/pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(RUN)/mypy
+
+proto: $(VENV)/.codegen
+	$(RUN)/python tools/generate_protos.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(RUN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml | $(RUN)/pip
+	$(RUN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(RUN)/pip
+	$(RUN)/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.serve
+
+$(VENV)/.codegen: pyproject.toml | $(RUN)/pip
+	$(RUN)/pip install --quiet --editable '.[test,codegen]'
+	touch $@

@@ -1,0 +1,35 @@
+"""`troupe <command>`: one program, several jobs."""
+
+from __future__ import annotations
+
+import sys
+
+USAGE = """\
+usage: troupe <command> [options]
+
+commands:
+  serve     serve a model repository (also: tritonserver)
+
+`troupe <command> --help` lists the options of a command."""
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    match sys.argv[1:]:
+        case ["serve", *arguments]:
+            from troupe.serve import serve
+
+            sys.exit(serve(arguments))
+        case ["--version"]:
+            from troupe.server import VERSION
+
+            print(VERSION)
+        case ["--help" | "-h"]:
+            print(USAGE)
+        case _:
+            print(USAGE, file=sys.stderr)
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The server's log, in Triton's two formats.
+
+Every message is written as a JSON string, so that no request can forge a line. Information goes to
+standard output, warnings and errors to standard error; a log file takes all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+from actors.options import ServerOptions
+
+_LETTERS = {logging.ERROR: "E", logging.CRITICAL: "E", logging.WARNING: "W"}
+
+
+class TritonFormatter(logging.Formatter):
+    """`I1124 00:49:40.123456 4242 file.py:123] "message"`, or the ISO8601 form of it; UTC."""
+
+    def __init__(self, log_format: str, *, escape: bool) -> None:
+        super().__init__()
+        self._iso = log_format == "ISO8601"
+        self._escape = escape
+
+    def format(self, record: logging.LogRecord) -> str:
+        letter = _LETTERS.get(record.levelno, "I")
+        moment = time.gmtime(record.created)
+        place = f"{record.process} {record.filename}:{record.lineno}]"
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        if self._escape:
+            message = json.dumps(message, ensure_ascii=False)
+        if self._iso:
+            return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', moment)} {letter} {place} {message}"
+        micros = int(record.created % 1 * 1e6)
+        return f"{letter}{time.strftime('%m%d %H:%M:%S', moment)}.{micros:06d} {place} {message}"
+
+
+class _Below(logging.Filter):
+    """Lets through what is less severe than a warning."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+
+class _Wanted(logging.Filter):
+    """Lets through the severities that the operator left switched on."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        super().__init__()
+        self._options = options
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            return self._options.log_error
+        if record.levelno >= logging.WARNING:
+            return self._options.log_warning
+        if record.levelno >= logging.INFO:
+            return self._options.log_info
+        return self._options.log_verbose > 0
+
+
+def configure(options: ServerOptions) -> None:
+    """Direct every logger of the process to where the operator wants it."""
+    escape = os.environ.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES", "1") != "0"
+    formatter = TritonFormatter(options.log_format, escape=escape)
+    handlers: list[logging.Handler]
+    if options.log_file:
+        handlers = [logging.FileHandler(options.log_file, encoding="utf-8")]
+    else:
+        out = logging.StreamHandler(sys.stdout)
+        out.addFilter(_Below())
+        err = logging.StreamHandler(sys.stderr)
+        err.setLevel(logging.WARNING)
+        handlers = [out, err]
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        handler.addFilter(_Wanted(options))
+        root.addHandler(handler)
+    root.setLevel(logging.DEBUG if options.log_verbose else logging.INFO)

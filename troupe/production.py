@@ -1,0 +1,60 @@
+"""The ports of a real server: models on disk, worker threads and processes, the time of day."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import Final
+
+from repo.backends.registry import create_backend
+
+from actors.disk_source import DiskSource
+from actors.executor import Executor, ThreadExecutor
+from actors.options import ServerOptions
+from actors.process_ports import LogLevel
+from actors.wiring import Ports
+from repo.backends.base import InstanceContext
+from repo.config_json import to_json
+from repo.instance_groups import DeviceTable
+
+log = logging.getLogger("model")
+
+_LEVELS: Final[dict[LogLevel, int]] = {
+    "VERBOSE": logging.DEBUG,
+    "INFO": logging.INFO,
+    "WARNING": logging.WARNING,
+    "ERROR": logging.ERROR,
+}
+
+
+class SystemClock:
+    """The time of day, as this machine has it."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def log_of_model(instance_name: str, level: LogLevel, message: str) -> None:
+    """A line that a model wrote, in the server's log."""
+    log.log(_LEVELS[level], "%s: %s", instance_name, message)
+
+
+def make_executor(context: InstanceContext) -> Executor:
+    """A worker process for a Python model, a worker thread for everything else."""
+    if context.config.backend == "python":
+        from actors.process_executor import ProcessExecutor
+        from repo.backends.python.launch import worker_spec
+
+        prepare = partial(worker_spec, context, to_json(context.config))
+        return ProcessExecutor(prepare, log=partial(log_of_model, context.instance_name))
+    return ThreadExecutor(create_backend(context))
+
+
+def production_ports(options: ServerOptions) -> Ports:
+    """What `options` ask for, on this machine."""
+    return Ports(
+        source=DiskSource(options, devices=DeviceTable()),
+        make_executor=make_executor,
+        wall_clock=SystemClock(),
+    )

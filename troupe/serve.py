@@ -1,0 +1,69 @@
+"""`troupe serve`, also known as `tritonserver`: the server as a program.
+
+Owns the process: its arguments, its log, its signals and its exit status. 0 is an orderly stop, 1
+everything else, as in Triton.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+
+import trio
+
+from actors.failures import root_cause
+from actors.model_repository import StartupFailed
+from actors.options import BadOption, ServerOptions, parse, usage
+from actors.port import AddressInUse
+from protocol.status import ServerError
+from troupe.logs import configure
+from troupe.server import ExitTimeout, Server
+
+
+def tritonserver_main() -> None:
+    """The entry point that takes Triton's command line unchanged."""
+    sys.exit(serve(sys.argv[1:]))
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve until a signal; the result is the exit status."""
+    if "--help" in arguments:
+        print(usage(), file=sys.stderr)
+        return 1
+    try:
+        options = parse(arguments, warn=lambda text: print(text, file=sys.stderr))
+    except BadOption as error:
+        print(f"{usage()}\n{error}", file=sys.stderr)
+        return 1
+    configure(options)
+    try:
+        trio.run(_serve, options)
+    except Exception as error:
+        match root_cause(error):
+            case StartupFailed() | ServerError() as cause:
+                print(f"error: creating server: {cause}", file=sys.stderr)
+            case ExitTimeout() as cause:
+                print(f"failed to stop server: {cause}", file=sys.stderr)
+            case AddressInUse() as cause:
+                print(cause, file=sys.stderr)
+            case _:
+                raise
+        return 1
+    return 0
+
+
+async def _serve(options: ServerOptions) -> None:
+    server = Server(options, announce=lambda text: print(text, flush=True))
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, server)
+            await server.run()
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], server: Server) -> None:
+    """The first signal stops the server in order; a second one changes nothing."""
+    async for number in signals:
+        print(f"Signal ({number}) received.", flush=True)
+        server.stop()

@@ -1,0 +1,117 @@
+"""The server as a value: the production wiring, its ports, and how it starts and stops.
+
+The command line runs one of these; a program that embeds Troupe does the same:
+
+    async with trio.open_nursery() as nursery:
+        server = Server(ServerOptions(model_repository=("models",), http_port=0, grpc_port=0))
+        await nursery.start(server.run)
+        response = await server.infer(InferRequest("simple", inputs=[...]))
+        server.stop()
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from importlib import metadata
+
+import trio
+
+from actors.grpc_frontend import GrpcFrontend
+from actors.http_frontend import HttpFrontend
+from actors.local_calls import infer
+from actors.options import ServerOptions
+from actors.port import listen, port_of
+from actors.wiring import Core, wire_admin, wire_core, wire_grpc, wire_http
+from protocol.inference import InferRequest, InferResponse
+from troupe.production import production_ports
+from troupe.tables import model_table
+
+log = logging.getLogger(__name__)
+
+
+class ExitTimeout(Exception):  # the words are those that the operator reads
+    """Work that was under way did not end within --exit-timeout-secs."""
+
+
+VERSION = metadata.version("troupe")
+
+
+class Server:
+    """One server. `run` serves until `stop`; both may be called once."""
+
+    def __init__(
+        self, options: ServerOptions, *, announce: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`announce` takes the tables that a terminal shows at start."""
+        self.options = options
+        self._announce = announce
+        self.core: Core = wire_core(options, production_ports(options), server_version=VERSION)
+        self.http_port = 0  # the ports in use, once `run` has reported `started`
+        self.grpc_port = 0
+        self.metrics_port = 0
+        self._stopping = trio.Event()
+        self._frontends: list[HttpFrontend | GrpcFrontend] = []
+
+    async def infer(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
+        """One inference without a socket. Raises ServerError."""
+        return await infer(self.core.calls, request, deadline_at=deadline_at)
+
+    def stop(self) -> None:
+        """Begin an orderly stop: no new connections, finish what is under way, unload."""
+        self._stopping.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load the models, open the ports, report `started`, serve, drain.
+
+        Raises StartupFailed or AddressInUse before `started`, and ExitTimeout when what was under
+        way did not end within --exit-timeout-secs.
+        """
+        with trio.CancelScope() as life:
+            # From the outside in: metrics outlive the models, and those outlive the frontends.
+            async with trio.open_nursery() as observers:
+                async with trio.open_nursery() as models:
+                    await models.start(self.core.run)
+                    self._announce(model_table(self.core.index.value))
+                    async with trio.open_nursery() as frontends:
+                        await self._open_ports(frontends, observers)
+                        task_status.started()
+                        await self._stopping.wait()
+                        life.deadline = trio.current_time() + self.options.exit_timeout_secs
+                        for frontend in self._frontends:
+                            frontend.drain()
+                    log.info("Waiting for in-flight requests to complete.")
+                    self.core.repository.stop_accepting()
+                    self.core.repository.drain()
+                observers.cancel_scope.cancel()
+        if life.cancelled_caught:
+            raise ExitTimeout("Internal - Exit timeout expired. Exiting immediately.")
+
+    async def _open_ports(self, frontends: trio.Nursery, observers: trio.Nursery) -> None:
+        """In Triton's order, since scripts wait for the last line of the three."""
+        options = self.options
+        if options.allow_grpc:
+            listeners = await listen(
+                options.grpc_address, options.grpc_port, reuse_port=options.reuse_grpc_port
+            )
+            self.grpc_port = port_of(listeners)
+            grpc = wire_grpc(options, self.core, listeners)
+            await frontends.start(grpc.run)
+            self._frontends.append(grpc)
+            log.info("Started GRPCInferenceService at %s:%s", options.grpc_address, self.grpc_port)
+        if options.allow_http:
+            listeners = await listen(
+                options.http_address, options.http_port, reuse_port=options.reuse_http_port
+            )
+            self.http_port = port_of(listeners)
+            http = wire_http(options, self.core, listeners)
+            await frontends.start(http.run)
+            self._frontends.append(http)
+            log.info("Started HTTPService at %s:%s", options.http_address, self.http_port)
+        if options.allow_metrics:
+            address = options.effective_metrics_address
+            listeners = await listen(address, options.metrics_port, reuse_port=False)
+            self.metrics_port = port_of(listeners)
+            await observers.start(wire_admin(options, self.core, listeners[0]).run)
+            log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
