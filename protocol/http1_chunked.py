@@ -52,39 +52,37 @@ class ChunkedBody:
         Bytes of an unfinished line are not taken: give them again, with more. Raises HttpError.
         """
         while True:
-            match self._expects:
-                case _Expects.SIZE:
-                    line, position = _take_line(data, position, MAX_SIZE_LINE_BYTES)
-                    if line is None:
-                        return position, False
-                    self._begin_chunk(line)
-                case _Expects.BYTES:
-                    end = position + self._missing
-                    before = len(self.body)
-                    self.body += memoryview(data)[position:end]
-                    taken = len(self.body) - before
-                    position += taken
-                    self._missing -= taken
-                    if self._missing:
-                        return position, False
-                    self._expects = _Expects.LINE_END
-                case _Expects.LINE_END:
-                    if data[position : position + 2] != b"\r\n"[: len(data) - position]:
-                        raise malformed("a chunk is longer than its size")
-                    if len(data) - position < 2:
-                        return position, False
-                    position += 2
-                    self._expects = _Expects.SIZE
-                case _Expects.TRAILER:
-                    limit = MAX_TRAILER_BYTES - self._trailer_bytes
-                    line, position = _take_line(data, position, limit)
-                    if line is None:
-                        return position, False
-                    if not line:
-                        return position, True
-                    if b":" not in line[1:]:
-                        raise malformed("invalid trailer line")
-                    self._trailer_bytes += len(line) + 2
+            if self._expects is _Expects.SIZE:
+                line, position = _take_line(data, position, MAX_SIZE_LINE_BYTES)
+                if line is None:
+                    return position, False
+                self._begin_chunk(line)
+            elif self._expects is _Expects.BYTES:
+                before = len(self.body)
+                self.body += memoryview(data)[position : position + self._missing]
+                taken = len(self.body) - before
+                position += taken
+                self._missing -= taken
+                if self._missing:
+                    return position, False
+                self._expects = _Expects.LINE_END
+            elif self._expects is _Expects.LINE_END:
+                if data[position : position + 2] != b"\r\n"[: len(data) - position]:
+                    raise malformed("a chunk is longer than its size")
+                if len(data) - position < 2:
+                    return position, False
+                position += 2
+                self._expects = _Expects.SIZE
+            else:
+                limit = MAX_TRAILER_BYTES - self._trailer_bytes
+                line, position = _take_line(data, position, limit)
+                if line is None:
+                    return position, False
+                if not line:
+                    return position, True
+                if b":" not in line[1:]:
+                    raise malformed("invalid trailer line")
+                self._trailer_bytes += len(line) + 2
 
     def _begin_chunk(self, line: bytes) -> None:
         matched = _SIZE_LINE.fullmatch(line)

@@ -28,7 +28,9 @@ MAX_INT64: Final = 2**63 - 1
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _LONE_SURROGATE_HINT: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-_STRING_OR_NUMBER: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+\-]*', re.DOTALL)
+_STRING_OR_NUMBER: Final = re.compile(
+    rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+\-]?[0-9]+)?', re.DOTALL
+)
 # A number without exponent that ends where the search does; nobody writes longer ones.
 _COMPLETE_NUMBER: Final = re.compile(r"(?<![0-9.eE+\-])-?[0-9]+(\.[0-9]+)?\Z")
 _LONGEST_NUMBER: Final = 400
@@ -79,9 +81,10 @@ def parse(document: bytes | memoryview, *, pairs: bool = False) -> JsonValue:
         raise _bad_json(*_reason(error.msg, text, error.pos)) from None
     except RecursionError:
         raise invalid_arg(TOO_DEEP) from None
-    except ValueError:  # an integer of thousands of digits
-        reject_oversized_numbers(document)
-        raise _bad_json("Number too big to be stored in double.", text, start) from None
+    except ValueError:  # Python converts no integer of thousands of digits
+        oversized = _oversized_number(document)
+        assert oversized is not None, "such an integer is beyond the doubles"
+        raise oversized from None
     if end != len(text):
         end = _end_of_whitespace(text, end)
         if end != len(text):
@@ -94,20 +97,20 @@ def parse(document: bytes | memoryview, *, pairs: bool = False) -> JsonValue:
 
 def reject_oversized_numbers(document: bytes | memoryview) -> None:
     """Raise INTERNAL if a well-formed document has a number literal beyond the doubles."""
+    oversized = _oversized_number(document)
+    if oversized is not None:
+        raise oversized
+
+
+def _oversized_number(document: bytes | memoryview) -> ServerError | None:
     for token in _STRING_OR_NUMBER.finditer(document):
         literal = token[0]
-        if literal[:1] != b'"' and math.isinf(_as_double(literal)):
-            raise internal(
+        if literal[:1] != b'"' and math.isinf(float(literal)):
+            return internal(
                 "failed to parse the request JSON buffer: "
                 f"Number too big to be stored in double. at {token.start()}"
             )
-
-
-def _as_double(literal: bytes) -> float:
-    try:
-        return float(literal)
-    except ValueError:
-        return 0.0
+    return None
 
 
 def _end_of_whitespace(text: str, position: int) -> int:

@@ -86,13 +86,12 @@ def render(families: Iterable[Family]) -> str:
         lines.append(f"# HELP {family.name} {family.help.translate(_HELP_ESCAPES)}")
         lines.append(f"# TYPE {family.name} {family.kind}")
         for sample in family.samples:
-            match sample:
-                case Sample():
-                    lines.append(_line(family.name, sample.labels, sample.value))
-                case HistogramSample():
-                    _render_histogram(family.name, sample, lines)
-                case SummarySample():
-                    _render_summary(family.name, sample, lines)
+            if isinstance(sample, Sample):
+                lines.append(_line(family.name, sample.labels, sample.value))
+            elif isinstance(sample, HistogramSample):
+                _render_histogram(family.name, sample, lines)
+            else:
+                _render_summary(family.name, sample, lines)
     lines.append("")
     return "\n".join(lines)
 

@@ -79,8 +79,7 @@ class InferDecoder:
                 template.priority,
                 template.timeout_us,
             )
-        if self._forwarding.is_on:
-            self._forwarding.apply(request, header_lines)
+        self._forwarding.apply(request, header_lines)
         return request, plan
 
     def _decode_raw(

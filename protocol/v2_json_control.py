@@ -28,6 +28,8 @@ from protocol.v2_json import check_json_size
 
 LOG_FORMATS: Final = ("default", "ISO8601")
 
+MAX_BASE64_CHARACTERS: Final = 2**31 - 1  # INT_MAX, as the text of the refusal says
+
 _INT_MAX: Final = 2**31 - 1
 _UINT32_MAX: Final = 2**32 - 1
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
@@ -99,7 +101,7 @@ def _parameters(root: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 def _decode_base64(name: str, text: str) -> bytes:
     """Lenient, as Triton's decoder: characters outside of the alphabet are skipped."""
-    if len(text) > _INT_MAX:
+    if len(text) > MAX_BASE64_CHARACTERS:
         raise invalid_arg(f"'{name}' exceeds the maximum allowed data size limit INT_MAX")
     try:
         return binascii.a2b_base64(text.encode("utf-8", "surrogateescape") + b"==")

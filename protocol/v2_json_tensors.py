@@ -162,9 +162,8 @@ def _to_floats(
 ) -> Array:
     try:
         doubles = np.array(elements, dtype=np.float64)
-    except OverflowError:  # an integer literal beyond the doubles
-        reject_oversized()
-        raise
+    except OverflowError:  # an integer literal beyond the doubles, which is refused below
+        doubles = np.array([np.inf])
     if np.isinf(doubles).any():
         reject_oversized()
     with np.errstate(over="ignore"):

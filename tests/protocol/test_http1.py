@@ -18,6 +18,7 @@ from protocol.http1 import (
 )
 from protocol.http1_chunked import MAX_NONEMPTY_CHUNKS, TOO_MANY_CHUNKS
 from protocol.http1_error import HttpError
+from protocol.http1_head import HeadParser, _framing, _header_fields
 
 LIMITS = HttpLimits(max_head_bytes=1024, max_body_bytes=1 << 20, max_header_lines=8)
 GET = b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -198,6 +199,7 @@ def test_expectations() -> None:
         (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400),  # folded line
         (b"GET / HTTP/1.1\r\nA: b\n\r\n", 400),  # bare line feed
         (b"GET / HTTP/1.1\nA: b\n\n", 400),
+        (b"GET / HTTP/1.1\r\nA: b\nC: d\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA : b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA: \x00b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n: b\r\n\r\n", 400),
@@ -225,6 +227,34 @@ def test_a_head_that_two_readers_could_read_differently_is_refused(
     data: bytes, status: int
 ) -> None:
     assert refused(data).status == status
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        GET + GET,  # two requests
+        b"GET / HTTP/1.1\r\nA: b\r\n",  # none
+    ],
+)
+def test_the_parser_itself_takes_one_head_only(block: bytes) -> None:
+    with pytest.raises(HttpError, match="the head does not end at its blank line"):
+        HeadParser(max_header_lines=8).parse(block)
+
+
+def test_framing_does_not_rely_on_the_parser_below() -> None:
+    for headers in (
+        {"content-length": "1", "transfer-encoding": "chunked"},
+        {"content-length": "1, 1"},
+        {"content-length": "\u0661"},
+    ):
+        with pytest.raises(HttpError) as caught:
+            _framing(headers, is_http_11=True)
+        assert caught.value.status == 400
+    with pytest.raises(HttpError) as caught:
+        _framing({"transfer-encoding": "chunked"}, is_http_11=False)
+    assert caught.value.status == 400
+    with pytest.raises(HttpError, match="invalid header name"):
+        _header_fields([(b"a b", b"c")])
 
 
 def test_a_length_beyond_int32_has_tritons_text() -> None:

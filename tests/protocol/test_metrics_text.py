@@ -121,6 +121,11 @@ def test_bad_names_are_told(name: str) -> None:
         check_label_names(["fine", name])
 
 
+def test_good_names_pass() -> None:
+    check_family_name("a:b_C1")
+    check_label_names(["a", "_b", "C1"])
+
+
 @pytest.mark.parametrize("name", ["__name__", "a:b"])
 def test_labels_are_narrower_than_names(name: str) -> None:
     with pytest.raises(ValueError, match="invalid metric label"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from protocol import v2_json_control
 from protocol.status import ServerError, StatusCode
 from protocol.v2_json_control import (
     Clear,
@@ -117,6 +118,14 @@ def test_base64_without_padding_is_read() -> None:
 )
 def test_bad_load_parameters(parameters: object, outcome: tuple[StatusCode, str]) -> None:
     assert refusal(parse_load, {"parameters": parameters}) == outcome
+
+
+def test_base64_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(v2_json_control, "MAX_BASE64_CHARACTERS", 7)
+    assert refusal(parse_load, {"parameters": {"file:x": "YWJjZGVm"}}) == (
+        INVALID,
+        "'file:x' exceeds the maximum allowed data size limit INT_MAX",
+    )
 
 
 def test_unload() -> None:

@@ -11,7 +11,7 @@ import pytest
 from protocol.datatypes import DATATYPES, numpy_dtype
 from protocol.inference import Tensor
 from protocol.json_text import JsonValue, parse, to_bytes
-from protocol.status import ServerError, StatusCode
+from protocol.status import ServerError, StatusCode, internal
 from protocol.v2_json_tensors import decode_data, encode_data, flatten
 
 INTERNAL, INVALID = StatusCode.INTERNAL, StatusCode.INVALID_ARG
@@ -205,3 +205,13 @@ def test_what_is_printed_is_read_back(datatype: str) -> None:
         np.testing.assert_array_equal(np.frombuffer(again, numpy_dtype(datatype)), tensor.array)
     else:
         assert again == raw
+
+
+@pytest.mark.parametrize("element", [10**400, -(10**400), 1e309])
+def test_a_number_that_no_double_holds_is_looked_up_in_the_document(element: float) -> None:
+    def reject() -> None:
+        raise internal("found it")
+
+    for datatype in ("FP32", "FP64"):
+        with pytest.raises(ServerError, match="found it"):
+            decode_data("I", datatype, 2, [1.0, element], max_byte_size=99, reject_oversized=reject)

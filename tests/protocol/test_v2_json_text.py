@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from protocol.json_text import JsonPairs, parse, reject_oversized_numbers, to_bytes
+from protocol.json_text import JsonPairs, _reason, parse, reject_oversized_numbers, to_bytes
 from protocol.status import ServerError, StatusCode
 
 
@@ -102,3 +102,18 @@ def test_an_oversized_number_is_found_outside_of_strings_only() -> None:
     reject_oversized_numbers(json.dumps(["1e999", '"1e999', 1e308, -5]).encode())
     with pytest.raises(ServerError, match=r"Number too big to be stored in double\. at 12"):
         reject_oversized_numbers(b'["1e999","",1e999]')
+
+
+def test_reasons_that_other_versions_of_the_parser_give() -> None:
+    of_object = "Illegal trailing comma before end of object"
+    assert _reason(of_object, '{"a":1, }', 6)[::2] == ("Missing a name for object member.", 8)
+    assert _reason("Illegal trailing comma before end of array", "[1,]", 2)[::2] == (
+        "Invalid value.",
+        3,
+    )
+    assert _reason("something new", "x", 0)[::2] == ("Invalid value.", 0)
+
+
+def test_an_integer_of_thousands_of_digits_is_too_big() -> None:
+    with pytest.raises(ServerError, match=r"Number too big to be stored in double\. at 7$"):
+        parse(b'["1e9",' + b"9" * 5000 + b"]")
