@@ -14,11 +14,25 @@ from pathlib import Path
 from typing import Protocol
 
 from protocol.inference import InferRequest, InferResponse
-from protocol.status import ServerError
+from protocol.status import ServerError, StatusCode
 from repo.model_config import ModelConfig
 
 Outcome = InferResponse | ServerError
 """How one response of one request turned out."""
+
+
+class Rescheduled(ServerError):
+    """No failure: the model asks to be given this request again (iterative sequences).
+
+    An outcome that only a sequence batcher understands; to anyone else it reads as an error.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            StatusCode.INVALID_ARG,
+            "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is "
+            "not configured to handle such a flag.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,7 @@ class ExecuteRequest:
     batch_size: int
     sender: ResponseSender
     is_null: bool = False
+    number: int = 0  # names the request in `Executor.cancel`
 
 
 @dataclass(slots=True)
