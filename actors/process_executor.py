@@ -1,0 +1,252 @@
+"""The executor that keeps a model.py in a worker process of its own.
+
+Owns the succession of one instance's worker processes: starts the first, replaces one that died,
+stops the last. It knows which batch died with a worker and what becomes of it; what happens inside
+a worker's life is `process_worker`'s.
+
+A worker's death fails the batch that its model was running, and nothing else: a batch that still
+lay in the socket goes to the next worker. A worker that dies again without having answered
+anything, or whose model no longer loads, is replaced ever more slowly; requests fail meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from actors.process_inflight import Death, not_healthy
+from actors.process_ports import BlsPort, Log, MetricsPort
+from actors.process_worker import WorkerProcess
+from protocol.status import ServerError, internal
+from repo.backends.base import ExecuteRequest, Outcome, Timings
+from repo.backends.python import wire
+from repo.backends.python.launch import WorkerSpec
+
+# The pause before a second start in a row that came to nothing; it doubles up to the last.
+FIRST_BACKOFF_SECONDS: Final = 0.1
+LAST_BACKOFF_SECONDS: Final = 30.0
+
+# How long requests inside may take to finish, and then the model to finalize, before the kill.
+DEFAULT_GRACE_SECONDS: Final = 30.0
+
+# Two batches in flight: the worker has its next one at hand when it answers, and never idles.
+DEPTH: Final = 2
+
+# Workers that one batch may kill while the request to blame is looked for: enough to find one in
+# 128, and then the rest of the batch fails with it.
+_BISECT_DEATHS: Final = 8
+
+# Workers that may die before a batch that none of them has seen is given up.
+_MOVES: Final = 3
+
+
+class ProcessExecutor:
+    """An Executor (`actors/executor.py`); see the module's docstring.
+
+    With `bisect_poison`, a batch that killed its worker is run again in halves until the request to
+    blame is alone, and only that one fails. Off by default: the others are executed twice, which a
+    model with side effects may not like.
+    """
+
+    depth = DEPTH
+
+    def __init__(
+        self,
+        prepare: Callable[[], WorkerSpec],
+        *,
+        log: Log,
+        bls: BlsPort | None = None,
+        metrics: MetricsPort | None = None,
+        grace_seconds: float = DEFAULT_GRACE_SECONDS,
+        bisect_poison: bool = False,
+    ) -> None:
+        """`prepare` says what to start; it may block, and is called in a thread."""
+        self._prepare = prepare
+        self._log = log
+        self._bls = bls
+        self._metrics = metrics
+        self._grace_seconds = grace_seconds
+        self._bisect_poison = bisect_poison
+        self._instance_name = ""
+        self._worker: WorkerProcess | None = None
+        self._restarting = False  # a replacement is on its way, without a pause before it
+        self._changed = trio.Event()  # set, and replaced, with every change of the above
+        self._stopping = trio.Event()
+        self.restart_count = 0
+
+    # --- the life of the instance ----------------------------------------------------------------
+
+    async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load, call `started`, serve until `stop`. The worker process never outlives this.
+
+        Raises ServerError, before `started`, when the model does not load.
+        """
+        spec = await trio.to_thread.run_sync(self._prepare)
+        self._instance_name = spec.load.instance_name
+        # For responses on their way to clients, which a worker's death does not stop.
+        async with trio.open_nursery() as nursery:
+            error = await self._serve(spec, nursery, task_status)
+            # What is still on its way to slow clients gets no more time than the worker had.
+            grace_seconds = 0.0 if error is not None else self._grace_seconds
+            nursery.cancel_scope.deadline = trio.current_time() + grace_seconds
+        if error is not None:
+            raise error
+
+    async def _serve(
+        self, spec: WorkerSpec, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
+    ) -> ServerError | None:
+        """Worker after worker; an error when the very first does not load."""
+        failures = 0
+        first = True
+        while not self._stopping.is_set():
+            error, useful = await self._live(spec, nursery, task_status if first else None)
+            if first and error is not None:
+                return error
+            first = False
+            if self._stopping.is_set():
+                break
+            failures = 0 if useful else failures + 1
+            self.restart_count += 1
+            cause = "has died" if error is None else f"does not load: {error.message}"
+            self._log("ERROR", f"worker of model instance '{self._instance_name}' {cause}")
+            await self._pause(failures)
+        self._set(None, restarting=False)
+        return None
+
+    async def _live(
+        self,
+        spec: WorkerSpec,
+        late: trio.Nursery,
+        task_status: trio.TaskStatus[None] | None,
+    ) -> tuple[ServerError | None, bool]:
+        """One worker's life: why it did not load, and whether it answered anything."""
+        worker = WorkerProcess(
+            spec, nursery=late, log=self._log, bls=self._bls, metrics=self._metrics
+        )
+        error: ServerError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._finalize_when_stopping, worker)
+            try:
+                answer = await nursery.start(worker.run)
+                if isinstance(answer, wire.LoadFailed):
+                    error = internal(answer.message)
+            except ServerError as failure:
+                error = failure
+            if error is None:
+                self._set(worker, restarting=False)
+                if task_status is not None:
+                    task_status.started()
+                await worker.ended.wait()
+            nursery.cancel_scope.cancel()
+        return error, worker.completed_count > 0
+
+    async def _finalize_when_stopping(self, worker: WorkerProcess) -> None:
+        await self._stopping.wait()
+        with trio.move_on_after(self._grace_seconds):
+            await worker.finalize()
+            await worker.ended.wait()
+        worker.kill()
+
+    async def _pause(self, failures: int) -> None:
+        """Before a replacement: nothing, unless the last ones came to nothing."""
+        self._set(None, restarting=failures <= 1)
+        if failures > 1:
+            seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (failures - 2), LAST_BACKOFF_SECONDS)
+            with trio.move_on_after(seconds):
+                await self._stopping.wait()
+
+    def stop(self) -> None:
+        """End `start`: let the requests inside finish, finalize; kill after the grace period."""
+        self._stopping.set()
+
+    def _set(self, worker: WorkerProcess | None, *, restarting: bool) -> None:
+        self._worker = worker
+        self._restarting = restarting
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- requests --------------------------------------------------------------------------------
+
+    async def execute(
+        self, requests: Sequence[ExecuteRequest], timings: Timings
+    ) -> Sequence[Outcome | None]:
+        """Run one batch: one outcome per request, None where the sender carries the responses.
+
+        Raises ServerError when the batch could not be run at all.
+        """
+        ended = await self._run(requests, timings)
+        if not isinstance(ended, Death):
+            return ended
+        error = not_healthy(self._instance_name)
+        outcomes: list[Outcome | None] = [
+            None if place in ended.failed_late else error for place in range(len(requests))
+        ]
+        if self._bisect_poison and len(requests) > 1:
+            await self._bisect(requests, timings, outcomes)
+        return outcomes
+
+    async def _run(
+        self, requests: Sequence[ExecuteRequest], timings: Timings
+    ) -> Sequence[Outcome | None] | Death:
+        """Run a batch in whichever worker there is, until one has at least seen it."""
+        for _ in range(_MOVES):
+            worker = self._worker
+            if worker is None:
+                worker = await self._next_worker()
+            ended = await worker.execute(requests, timings)
+            if not isinstance(ended, Death) or not ended.never_started:
+                return ended
+            while self._worker is worker:
+                await self._changed.wait()
+        return Death(never_started=True)
+
+    async def _next_worker(self) -> WorkerProcess:
+        """The replacement of a worker that has just died. Raises ServerError if none is coming."""
+        while self._worker is None:
+            if not self._restarting or self._stopping.is_set():
+                raise not_healthy(self._instance_name)
+            await self._changed.wait()
+        return self._worker
+
+    async def _bisect(
+        self,
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+        outcomes: list[Outcome | None],
+    ) -> None:
+        """Find whom to blame: run what died, without an answer, again in halves."""
+        suspects = [place for place, outcome in enumerate(outcomes) if outcome is not None]
+        middle = len(suspects) // 2
+        # Halves still to be run; the last is next, so that there are never more than log2(n).
+        halves = [half for half in (suspects[middle:], suspects[:middle]) if half]
+        deaths = 1
+        while halves and deaths < _BISECT_DEATHS:
+            half = halves.pop()
+            try:
+                ended = await self._run([requests[place] for place in half], timings)
+            except ServerError:
+                return
+            if not isinstance(ended, Death):
+                for place, outcome in zip(half, ended, strict=True):
+                    outcomes[place] = outcome
+                continue
+            deaths += 1
+            for index in ended.failed_late:
+                outcomes[half[index]] = None
+            rest = [place for i, place in enumerate(half) if i not in ended.failed_late]
+            if len(half) > 1:
+                middle = len(rest) // 2
+                halves += [part for part in (rest[middle:], rest[:middle]) if part]
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits for request `number`; a hint that may come too late."""
+        if self._worker is not None:
+            self._worker.cancel(number)
+
+    async def is_ready(self) -> bool:
+        """Whether a worker is up and its model, asked, says that it is ready."""
+        if self._worker is None:
+            return False
+        return await self._worker.is_ready()

@@ -1,0 +1,310 @@
+"""The server's end of the conversation with one worker process.
+
+Owns both sockets, the arena that the worker's inputs go through and the segments that its outputs
+come in. Synchronous: nothing here waits, and a full socket says so. It never decides what is said.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from protocol.inference import InferRequest, Tensor
+from protocol.status import ServerError, StatusCode
+from repo.backends.base import ExecuteRequest, Outcome
+from repo.backends.python import wire
+from repo.backends.python.arena import Arena, SegmentMap, Span
+from repo.backends.python.layout import (
+    FAILED,
+    LATE,
+    MESSAGE_LIMIT,
+    RELEASE,
+    BatchReader,
+    BatchWriter,
+    Buffer,
+    Records,
+    Slot,
+    WireError,
+)
+
+# Room for one packet; a sender never exceeds MESSAGE_LIMIT.
+PACKET_BYTES: Final = MESSAGE_LIMIT + 4096
+
+# Asked of the kernel, which grants what it may; then an execution never waits for room.
+_SOCKET_BUFFER_BYTES: Final = 1 << 20
+
+# Spans given back with one credit; more wait for the next one.
+_MAX_RELEASES: Final = 1024
+
+_DESCRIPTOR_BYTES: Final = socket.CMSG_SPACE(4)
+
+_SPILLED: Final = wire.encode(wire.Spilled(0, 0, 0))[0]
+
+
+# The number of a status is its place: Triton's, and so pb_utils.TritonError's.
+STATUS_OF_CODE: Final = (
+    StatusCode.UNKNOWN,
+    StatusCode.INTERNAL,
+    StatusCode.NOT_FOUND,
+    StatusCode.INVALID_ARG,
+    StatusCode.UNAVAILABLE,
+    StatusCode.UNSUPPORTED,
+    StatusCode.ALREADY_EXISTS,
+    StatusCode.CANCELLED,
+)
+_CODE_OF_STATUS: Final = {
+    **{status: code for code, status in enumerate(STATUS_OF_CODE)},
+    StatusCode.DEADLINE_EXCEEDED: STATUS_OF_CODE.index(StatusCode.UNAVAILABLE),
+}
+
+
+class WorkerGoneError(Exception):
+    """The worker has closed its end, or is dead."""
+
+
+def _tensor(slot: Slot, buffer: Buffer, start: int, size: int) -> Tensor:
+    raw = buffer[start : start + size]
+    assert not isinstance(raw, bytearray), "packets are bytes, spans are views"
+    return Tensor(slot.name, slot.datatype, slot.shape, raw=raw)
+
+
+class Link:
+    """See the module's docstring. `close` it once."""
+
+    def __init__(self) -> None:
+        self._work, self._worker_work = _socket_pair()
+        self._control, self._worker_control = _socket_pair()
+        self._arena = Arena()
+        self._segments = SegmentMap(writable=False, missing=self._fetch_segment)
+        released = self._segments.released
+        self._work_writer = BatchWriter(self._arena, released)
+        self._control_writer = BatchWriter(self._arena, released)
+        self._reader = BatchReader(_tensor, self._segments, self._arena.release)
+        # Bounded by what the worker has under way: at most one cancellation and two credits per
+        # late request, a window of responses per call of its own, an answer per question.
+        self._backlog: deque[tuple[bytes, int]] = deque()  # packet, descriptor or -1
+
+    @property
+    def worker_descriptors(self) -> tuple[int, int]:
+        """What the worker inherits: its ends of `work` and `control`."""
+        return self._worker_work.fileno(), self._worker_control.fileno()
+
+    def close_worker_ends(self) -> None:
+        """Called once the worker has its own copies."""
+        self._worker_work.close()
+        self._worker_control.close()
+
+    def close(self) -> None:
+        for sock in (self._work, self._control, self._worker_work, self._worker_control):
+            sock.close()
+        for _, descriptor in self._backlog:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._backlog.clear()
+        self._arena.close()
+        self._segments.close()
+
+    @property
+    def work_descriptor(self) -> int:
+        return self._work.fileno()
+
+    @property
+    def control_descriptor(self) -> int:
+        return self._control.fileno()
+
+    # --- to the worker ---------------------------------------------------------------------------
+
+    def execute_packet(self, base: int, requests: Sequence[ExecuteRequest]) -> bytes:
+        """The packet that asks for a batch whose requests are numbered from `base`.
+
+        Raises WireError for a tensor whose bytes do not fit its shape, ArenaFullError, and KeyError
+        for an unknown datatype.
+        """
+        writer = self._work_writer
+        try:
+            for execute in requests:
+                request = execute.request
+                inputs = request.inputs
+                writer.add(
+                    (
+                        request.requested_outputs,
+                        tuple([(t.name, t.datatype, t.shape) for t in inputs]),
+                    ),
+                    [t.raw for t in inputs],
+                    _extras(request),
+                )
+            return self._fit(writer.finish(wire.EXECUTE, base))
+        except BaseException:
+            writer.abandon()
+            raise
+
+    def packet(self, message: wire.Message) -> bytes:
+        """The packet of one message for `work`. Raises ArenaFullError."""
+        return self._fit(wire.encode(message))
+
+    def send_work(self, packet: bytes) -> bool:
+        """Send a packet; False when there is no room now. Raises WorkerGoneError."""
+        try:
+            self._work.send(packet)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise WorkerGoneError from error
+        return True
+
+    def say(self, message: wire.Message) -> None:
+        """Send a message on `control`, or keep it until `flush`. Raises ArenaFullError."""
+        self._control_out(self._fit(wire.encode(message)), -1)
+
+    def say_response(self, number: int, outcome: Outcome | None, final: bool) -> None:
+        """A response to one of the worker's own calls, on `control`. Raises ArenaFullError."""
+        writer = self._control_writer
+        try:
+            if outcome is None:
+                writer.add_bare(LATE)
+            elif isinstance(outcome, ServerError):
+                code = _CODE_OF_STATUS[outcome.status]
+                writer.add_bare(FAILED, wire.pack_error(code, outcome.message))
+            else:
+                tensors = outcome.outputs
+                writer.add(
+                    ((), tuple([(t.name, t.datatype, t.shape) for t in tensors])),
+                    [t.raw for t in tensors],
+                    json.dumps(outcome.parameters).encode() if outcome.parameters else b"",
+                )
+            packet = self._fit(writer.finish(wire.BLS_RESPONSE, number, wire.FINAL.pack(final)))
+        except BaseException:
+            writer.abandon()
+            raise
+        self._control_out(packet, -1)
+
+    def take_releases(self) -> bytes:
+        """The spans that nobody reads any longer, for a Credit: a stream may see no execution."""
+        released = self._segments.released
+        spans = [released.popleft() for _ in range(min(len(released), _MAX_RELEASES))]
+        return b"".join([RELEASE.pack(*span) for span in spans])
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether `control` was full; `flush` once it is writable."""
+        return bool(self._backlog)
+
+    def flush(self) -> bool:
+        """Send what `control` had no room for; whether all of it went."""
+        backlog = self._backlog
+        while backlog:
+            packet, descriptor = backlog[0]
+            if not self._control_send(packet, descriptor):
+                return False
+            backlog.popleft()
+        return True
+
+    def _fit(self, packet: bytes) -> bytes:
+        """The packet, by way of the arena when it is too long; new segments are told first."""
+        arena = self._arena
+        if len(packet) > MESSAGE_LIMIT:
+            packet = wire.encode(wire.Spilled(*arena.place(packet)))
+        while arena.new_segments:
+            new = arena.new_segments.pop(0)
+            self._control_out(wire.encode(wire.Segment(new.number)), new.descriptor)
+        while arena.dropped:
+            self._control_out(wire.encode(wire.ForgetSegment(arena.dropped.pop())), -1)
+        return packet
+
+    def _control_out(self, packet: bytes, descriptor: int) -> None:
+        if self._backlog or not self._control_send(packet, descriptor):
+            self._backlog.append((packet, descriptor))
+
+    def _control_send(self, packet: bytes, descriptor: int) -> bool:
+        try:
+            if descriptor < 0:
+                self._control.send(packet)
+                return True
+            rights = array.array("i", [descriptor])
+            self._control.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the worker is gone, which whoever reads `work` finds out too
+        if descriptor >= 0:
+            os.close(descriptor)
+        return True
+
+    # --- from the worker -------------------------------------------------------------------------
+
+    def receive(self) -> bytes | None:
+        """The next packet on `work`, None when there is none yet. Raises WorkerGoneError."""
+        try:
+            packet = self._work.recv(PACKET_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise WorkerGoneError from error
+        if not packet:
+            raise WorkerGoneError
+        if packet[0] == _SPILLED:
+            spilled = wire.decode(packet)
+            assert isinstance(spilled, wire.Spilled), "the tag says so"
+            try:
+                packet = bytes(self._segments.array(Span(*spilled)))
+            except (KeyError, ValueError) as error:
+                raise WireError(f"spilled packet: {error}") from error
+            if not packet:
+                raise WireError("spilled packet is empty")
+        return packet
+
+    def records(self, packet: bytes, prefix_bytes: int) -> Records[Tensor]:
+        """The records of a packet with tensors. Raises WireError."""
+        return self._reader.read(packet, prefix_bytes)
+
+    def forget_segment(self, number: int) -> None:
+        self._segments.detach(number)
+
+    def _fetch_segment(self, number: int) -> None:
+        """A packet names a segment that is not mapped: it was sent on `control` before.
+
+        Raises WireError.
+        """
+        while number not in self._segments:
+            try:
+                packet, ancillary, _, _ = self._control.recvmsg(PACKET_BYTES, _DESCRIPTOR_BYTES)
+            except OSError as error:
+                raise WireError(f"segment {number} has not come") from error
+            descriptors = array.array("i")
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    descriptors.frombytes(content[: len(content) - len(content) % 4])
+            message = wire.decode(packet) if packet else None
+            if not isinstance(message, wire.Segment) or len(descriptors) != 1:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                raise WireError(f"segment {number} has not come")
+            try:
+                self._segments.attach(message.number, descriptors[0])
+            except ValueError as error:
+                raise WireError(str(error)) from error
+
+
+def _extras(request: InferRequest) -> bytes:
+    parameters = request.parameters
+    return wire.pack_request_extras(
+        request.id,
+        request.correlation_id,
+        request.sequence_flags,
+        request.timeout_us,
+        json.dumps(parameters) if parameters else "",
+    )
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Ours, which never blocks, and the worker's, which does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+    ours.setblocking(False)
+    return ours, theirs

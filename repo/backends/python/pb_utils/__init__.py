@@ -1,0 +1,1 @@
+"""The two modules that a model imports by their bare names."""
