@@ -14,7 +14,7 @@ import trio
 from actors.options import ServerOptions
 from protocol.status import internal, not_found
 from repo.backends.base import InstanceContext
-from repo.backends.registry import auto_complete, preferred_groups
+from repo.backends.registry import PYTHON, auto_complete, preferred_groups
 from repo.instance_groups import DeviceTable
 from repo.model_config import ModelConfig
 from repo.pbtxt import read_config
@@ -71,6 +71,8 @@ class DiskSource:
 
     def _complete(self, entry: ModelEntry) -> Complete:
         def complete(config: ModelConfig, version: int) -> ModelConfig:
+            if config.backend == PYTHON:
+                return config
             return auto_complete(
                 InstanceContext(
                     config=config,

@@ -1,0 +1,123 @@
+"""Real servers for tests that speak to one as its users do: as a process, over sockets."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+READY = re.compile(r"Started (\w+ ?\w*) at 127\.0\.0\.1:(\d+)")
+START_SECONDS = 60
+STOP_SECONDS = 40
+
+
+class ServerProcess:
+    """`troupe serve` on free loopback ports, ended by its own process id."""
+
+    def __init__(self, repository: Path, *arguments: str) -> None:
+        self.lines: list[str] = []
+        self._ports: dict[str, int] = {}
+        self._started = threading.Event()
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "troupe",
+                "serve",
+                f"--model-repository={repository}",
+                "--http-address=127.0.0.1",
+                "--grpc-address=127.0.0.1",
+                "--http-port=0",
+                "--grpc-port=0",
+                "--metrics-port=0",
+                *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._started.wait(START_SECONDS) or self.process.poll() is not None:
+            self.stop()
+            raise AssertionError("the server did not start:\n" + "".join(self.lines))
+
+    @property
+    def http(self) -> str:
+        return f"127.0.0.1:{self._ports['HTTPService']}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self._ports['GRPCInferenceService']}"
+
+    @property
+    def metrics(self) -> str:
+        return f"127.0.0.1:{self._ports['Metrics Service']}"
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            found = READY.search(line)
+            if found:
+                self._ports[found[1]] = int(found[2])
+                if len(self._ports) == 3:
+                    self._started.set()
+        self._started.set()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError("the server did not stop:\n" + "".join(self.lines)) from None
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def children(self) -> list[int]:
+        """The process ids of its workers."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Start servers that end with the test."""
+    servers: list[ServerProcess] = []
+
+    def start(repository: Path = ROOT / "sample_repository", *arguments: str) -> ServerProcess:
+        servers.append(ServerProcess(repository, *arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def sample_server() -> Iterator[ServerProcess]:
+    """One server over the sample repository, shared by the tests that only ask."""
+    server = ServerProcess(ROOT / "sample_repository")
+    yield server
+    assert server.stop() == 0
