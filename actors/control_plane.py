@@ -1,8 +1,8 @@
-"""What both protocols answer about the server itself: health, metadata, configuration, statistics.
+"""What both protocols answer about the server itself, from health to log settings.
 
 Every answer is the JSON shape of the REST protocol; gRPC makes its typed message from the same
 value, so that the two can never tell different stories. Owns nothing: it reads the published
-model index and asks the actors that own the rest.
+model index and asks those that own the rest.
 """
 
 from __future__ import annotations
@@ -14,12 +14,27 @@ import trio
 
 from actors.channels import Door, Watch
 from actors.counters import BatchCounters, Duration, VersionCounters
+from actors.log_settings import LogControl, LogSettings
 from actors.messages import LoadModel, UnloadModel, VersionKey
 from actors.model_index import ModelIndex, ServingVersion, VersionState
 from actors.options import ServerOptions
+from actors.shared_memory import SharedMemory
 from actors.statistics import StatisticsReader
 from protocol.datatypes import wire_name
 from protocol.status import ServerError, StatusCode, invalid_arg, unavailable, unsupported
+from protocol.v2_json_control import (
+    Clear,
+    LogUpdate,
+    TraceUpdate,
+    log_settings_body,
+    trace_settings_body,
+)
+from protocol.v2_json_shared_memory import (
+    CudaRegion,
+    SystemRegion,
+    cuda_status_row,
+    system_status_row,
+)
 from repo.model_config import ModelInput, ModelOutput, type_name
 
 Json = Mapping[str, object]
@@ -40,6 +55,10 @@ EXTENSIONS: Final = (
     "logging",
 )
 
+# The defaults of --trace-config.
+_TRACE_RATE: Final = 1000
+_TRACE_COUNT: Final = -1
+
 
 class ControlPlane:
     """The server's own answers; every method raises ServerError with the wire text."""
@@ -52,12 +71,16 @@ class ControlPlane:
         index: Watch[ModelIndex],
         statistics: StatisticsReader,
         repository: Door[LoadModel | UnloadModel],
+        regions: SharedMemory,
+        logs: LogControl,
     ) -> None:
         self._options = options
         self._version = server_version
         self._index = index
         self._statistics = statistics
         self._repository = repository
+        self._regions = regions
+        self._logs = logs
 
     def is_live(self) -> bool:
         self._refuse_probe_while_exiting()
@@ -196,6 +219,64 @@ class ControlPlane:
         await self._repository.send(UnloadModel(name, unload_dependents, send))
         _raise(await receive.receive())
 
+    # --- shared memory -----------------------------------------------------------------------
+
+    def register_system_memory(self, region: SystemRegion) -> None:
+        self._regions.register_system(region)
+
+    def register_cuda_memory(self, region: CudaRegion) -> None:
+        self._regions.register_cuda(region)
+
+    def unregister_system_memory(self, name: str) -> None:
+        """Forget one region, or all when `name` is empty; those in use go when they are not."""
+        self._regions.unregister_system(name)
+
+    def unregister_cuda_memory(self, name: str) -> None:
+        self._regions.unregister_cuda(name)
+
+    def system_memory_status(self, name: str) -> list[Json]:
+        """One row per region, by name; `name` asks for one of them, "" for all."""
+        return [system_status_row(region) for region in self._regions.system_status(name)]
+
+    def cuda_memory_status(self, name: str) -> list[Json]:
+        return [cuda_status_row(region) for region in self._regions.cuda_status(name)]
+
+    # --- logging and tracing -----------------------------------------------------------------
+
+    def log_settings(self) -> Json:
+        return _log_settings(self._logs.settings.value)
+
+    def update_log_settings(self, update: LogUpdate) -> Json:
+        """Change what `update` names; the answer is all that holds now."""
+        return _log_settings(self._logs.update(update))
+
+    def trace_settings(self, model: str) -> Json:
+        """The settings for one model, or for all when `model` is empty: tracing is always off."""
+        if model and model not in self._index.value.models:
+            raise invalid_arg(f"Request for unknown model : {model}")
+        return trace_settings_body(
+            level=(), rate=_TRACE_RATE, count=_TRACE_COUNT, log_frequency=0, file=""
+        )
+
+    def update_trace_settings(self, model: str, update: TraceUpdate) -> Json:
+        """Accept what leaves tracing off, which clearing a setting does too."""
+        current = self.trace_settings(model)
+        if update.level not in (None, (), Clear.CLEAR):
+            raise unsupported(
+                "tracing is not supported by this server: trace_level can only be OFF"
+            )
+        changes = {
+            "trace_rate": (update.rate, _TRACE_RATE),
+            "trace_count": (update.count, _TRACE_COUNT),
+            "log_frequency": (update.log_frequency, 0),
+        }
+        for setting, (wanted, fixed) in changes.items():
+            if wanted not in (None, fixed, Clear.CLEAR):
+                raise unsupported(
+                    f"tracing is not supported by this server: {setting} can not be changed"
+                )
+        return current
+
     def _refuse_repository_control(self, repository: str) -> None:
         self._refuse_while_exiting()
         if repository:
@@ -215,6 +296,17 @@ class ControlPlane:
 def _raise(error: ServerError | None) -> None:
     if error is not None:
         raise error
+
+
+def _log_settings(settings: LogSettings) -> Json:
+    return log_settings_body(
+        file=settings.file,
+        info=settings.info,
+        warning=settings.warning,
+        error=settings.error,
+        verbose_level=settings.verbose_level,
+        style=settings.style,
+    )
 
 
 def _tensor_metadata(tensor: ModelInput | ModelOutput, serving: ServingVersion) -> Json:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from actors.calls import Calls
 from actors.control_plane import ControlPlane
 from actors.model_index import ServingVersion
+from actors.shared_memory import SharedMemory
 from protocol import routes
 from protocol.http1 import HttpRequest
 from protocol.http1_error import Headers, HttpError
@@ -59,6 +60,7 @@ class HttpOperations:
         *,
         calls: Calls,
         control_plane: ControlPlane,
+        regions: SharedMemory,
         decoder: InferDecoder,
         encoder: InferEncoder,
         restricted: RestrictedApis,
@@ -66,6 +68,7 @@ class HttpOperations:
     ) -> None:
         self._calls = calls
         self._control_plane = control_plane
+        self._regions = regions
         self._decoder = decoder
         self._encoder = encoder
         self._restricted = restricted

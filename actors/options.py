@@ -352,7 +352,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "allow-client-shm",
         "let clients register shared memory",
         _boolean,
-        missing="client shared memory is not supported",
     ),
     Flag(
         "strict-model-config",

@@ -23,6 +23,7 @@ from actors.grpc_services import CATEGORIES, HealthService, InferenceService
 from actors.http_frontend import HttpFrontend
 from actors.http_operations import HttpOperations
 from actors.instance import Instance
+from actors.log_settings import FollowLogSettings, LogControl, LogSettings
 from actors.messages import Execute, Fact, Grant, LoadModel, Submit, UnloadModel
 from actors.metrics import Metrics, Processor
 from actors.model_index import ModelIndex, ServingVersion
@@ -32,6 +33,7 @@ from actors.options import ServerOptions
 from actors.policy.actions import SchedulingPolicy
 from actors.policy.batching import DefaultScheduler, DynamicBatcher
 from actors.scheduler import Control, Scheduler
+from actors.shared_memory import SharedMemory
 from actors.statistics import Statistics, StatisticsReader, WallClock
 from protocol.grpc_compression import CompressionLevel
 from protocol.grpc_service import routes
@@ -78,6 +80,7 @@ class Ports:
     source: ModelSource
     make_executor: MakeExecutor
     wall_clock: WallClock
+    follow_log_settings: FollowLogSettings = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +93,7 @@ class Core:
     calls: Calls
     index: Watch[ModelIndex]
     reader: StatisticsReader
+    regions: SharedMemory
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
@@ -109,6 +113,8 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = Mailbox()
     commands: Door[LoadModel | UnloadModel] = commands_box.door(REPOSITORY_DOOR)
+    regions = SharedMemory(allowed=options.allow_client_shm)
+    logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
 
     def wire(description: ModelDescription, version: int) -> VersionActors:
         return wire_version(
@@ -136,10 +142,13 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
             index=index,
             statistics=reader,
             repository=commands,
+            regions=regions,
+            logs=logs,
         ),
         calls=Calls(index=index),
         index=index,
         reader=reader,
+        regions=regions,
     )
 
 
@@ -244,6 +253,7 @@ def wire_http(
     operations = HttpOperations(
         calls=core.calls,
         control_plane=core.control_plane,
+        regions=core.regions,
         decoder=InferDecoder(
             max_input_size=options.http_max_input_size,
             forwarding=HeaderForwarding(options.http_header_forward_pattern),

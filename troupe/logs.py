@@ -1,4 +1,4 @@
-"""The server's log, in Triton's two formats.
+"""The server's log, in Triton's two formats, by settings that may change at any time.
 
 Every message is written as a JSON string, so that no request can forge a line. Information goes to
 standard output, warnings and errors to standard error; a log file takes all of it.
@@ -11,7 +11,10 @@ import logging
 import os
 import sys
 import time
+from typing import Final
 
+from actors.channels import Watch
+from actors.log_settings import LogSettings
 from actors.options import ServerOptions
 
 _LETTERS = {logging.ERROR: "E", logging.CRITICAL: "E", logging.WARNING: "W"}
@@ -20,9 +23,8 @@ _LETTERS = {logging.ERROR: "E", logging.CRITICAL: "E", logging.WARNING: "W"}
 class TritonFormatter(logging.Formatter):
     """`I1124 00:49:40.123456 4242 file.py:123] "message"`, or the ISO8601 form of it; UTC."""
 
-    def __init__(self, log_format: str, *, escape: bool) -> None:
+    def __init__(self, *, escape: bool) -> None:
         super().__init__()
-        self._iso = log_format == "ISO8601"
         self._escape = escape
 
     def format(self, record: logging.LogRecord) -> str:
@@ -34,7 +36,7 @@ class TritonFormatter(logging.Formatter):
             message += "\n" + self.formatException(record.exc_info)
         if self._escape:
             message = json.dumps(message, ensure_ascii=False)
-        if self._iso:
+        if _current.value.style == "ISO8601":
             return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', moment)} {letter} {place} {message}"
         micros = int(record.created % 1 * 1e6)
         return f"{letter}{time.strftime('%m%d %H:%M:%S', moment)}.{micros:06d} {place} {message}"
@@ -48,26 +50,27 @@ class _Below(logging.Filter):
 
 
 class _Wanted(logging.Filter):
-    """Lets through the severities that the operator left switched on."""
-
-    def __init__(self, options: ServerOptions) -> None:
-        super().__init__()
-        self._options = options
+    """Lets through the severities that operators left switched on."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        settings = _current.value
         if record.levelno >= logging.ERROR:
-            return self._options.log_error
+            return settings.error
         if record.levelno >= logging.WARNING:
-            return self._options.log_warning
+            return settings.warning
         if record.levelno >= logging.INFO:
-            return self._options.log_info
-        return self._options.log_verbose > 0
+            return settings.info
+        return settings.verbose_level > 0
+
+
+# A process has one log, and so one set of settings for it.
+_current: Final = Watch(LogSettings())
 
 
 def configure(options: ServerOptions) -> None:
     """Direct every logger of the process to where the operator wants it."""
     escape = os.environ.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES", "1") != "0"
-    formatter = TritonFormatter(options.log_format, escape=escape)
+    formatter = TritonFormatter(escape=escape)
     handlers: list[logging.Handler]
     if options.log_file:
         handlers = [logging.FileHandler(options.log_file, encoding="utf-8")]
@@ -82,6 +85,14 @@ def configure(options: ServerOptions) -> None:
         root.removeHandler(old)
     for handler in handlers:
         handler.setFormatter(formatter)
-        handler.addFilter(_Wanted(options))
+        handler.addFilter(_Wanted())
         root.addHandler(handler)
-    root.setLevel(logging.DEBUG if options.log_verbose else logging.INFO)
+    follow(LogSettings.of(options))
+
+
+def follow(settings: LogSettings) -> None:
+    """Write what `settings` ask for from now on, if this is the process's log at all."""
+    _current.value = settings
+    root = logging.getLogger()
+    if any(isinstance(each, _Wanted) for handler in root.handlers for each in handler.filters):
+        root.setLevel(logging.DEBUG if settings.verbose_level else logging.INFO)

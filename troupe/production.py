@@ -7,16 +7,16 @@ import time
 from functools import partial
 from typing import Final
 
-from repo.backends.registry import create_backend
-
 from actors.disk_source import DiskSource
 from actors.executor import Executor, ThreadExecutor
 from actors.options import ServerOptions
 from actors.process_ports import LogLevel
 from actors.wiring import Ports
 from repo.backends.base import InstanceContext
+from repo.backends.registry import create_backend
 from repo.config_json import to_json
 from repo.instance_groups import DeviceTable
+from troupe.logs import follow
 
 log = logging.getLogger("model")
 
@@ -57,4 +57,5 @@ def production_ports(options: ServerOptions) -> Ports:
         source=DiskSource(options, devices=DeviceTable()),
         make_executor=make_executor,
         wall_clock=SystemClock(),
+        follow_log_settings=follow,
     )
