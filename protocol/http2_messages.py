@@ -75,6 +75,8 @@ class MessageHalf(ReplyHalf):
                     self._assembling -= len(body)
                     self._deliver(call, inbox, inbox.compressed, body)
                 continue
+            if inbox.first is not None:
+                self._show_first(call, inbox, inbox.first)
             prefix = inbox.prefix
             if prefix or stop - pos < PREFIX_BYTES:
                 step = min(PREFIX_BYTES - len(prefix), stop - pos)
@@ -136,19 +138,19 @@ class MessageHalf(ReplyHalf):
             self._favoured = None
         if self._starved:
             self._feed_starved()
-        if not call.is_announced:
-            if inbox.first is None:
-                inbox.first = message
-                inbox.first_compressed = compressed
-                return
-            # A second message on a unary path: the frontend shall see what there is.
-            call.is_announced = True
-            self._events.append(CallOpened(call.stream_id, call.head, end_stream=False))
-            self._events.append(
-                MessageReceived(call.stream_id, inbox.first_compressed, inbox.first)
-            )
-            inbox.first = None
-        self._events.append(MessageReceived(call.stream_id, compressed, message))
+        if call.is_announced:
+            self._events.append(MessageReceived(call.stream_id, compressed, message))
+        else:
+            inbox.first = message
+            inbox.first_compressed = compressed
+
+    def _show_first(self, call: CallState, inbox: Inbox, first: MessageBytes) -> None:
+        """A second message begins on a unary path: the frontend shall see, and acknowledge, what
+        there is."""
+        call.is_announced = True
+        inbox.first = None
+        self._events.append(CallOpened(call.stream_id, call.head, end_stream=False))
+        self._events.append(MessageReceived(call.stream_id, inbox.first_compressed, first))
 
     def _give_back(self, call: CallState | None, nbytes: int) -> None:
         """Bytes that are not kept: padding, bodies nobody wants, frames of calls that are over."""

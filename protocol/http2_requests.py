@@ -22,6 +22,7 @@ from protocol.http2_wire import (
     GRPC_INTERNAL,
     GRPC_RESOURCE_EXHAUSTED,
     HEADER_BYTES,
+    HEADERS,
     MAX_STREAM_ID,
     PADDED,
     PREFIX_BYTES,
@@ -113,6 +114,7 @@ class RequestHalf(ControlHalf):
 
     def _on_unusual_headers(self, payload: bytes, flags: int, stream_id: int) -> None:
         """HEADERS with padding, priority, CONTINUATION, or not of a new call in order."""
+        self._check_length(HEADERS, len(payload), stream_id)
         if not stream_id & 1:
             raise ConnectionFault(
                 ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which is not a client's"
