@@ -35,6 +35,15 @@ def value(request, name="IN"):
 def answer(array, name="OUT", **kwargs):
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.asarray(array))], **kwargs)
 
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+def attempt(call, *args, **kwargs):
+    try:
+        text = f"result {call(*args, **kwargs)}"
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+    sys.stdout.write(text + "\\n")  # in one piece: print may be interrupted before the newline
+
 class TritonPythonModel:
 """
 
@@ -136,6 +145,10 @@ class Rig:
         with trio.fail_after(20):
             while not await self.executor.is_ready():  # noqa: ASYNC110  # a port has no event
                 await trio.sleep(0.005)
+
+    def said(self) -> list[str]:
+        """What the model has printed."""
+        return [line.split(": ", 1)[1] for level, line in self.lines if level == "INFO"]
 
     async def logged(self, text: str) -> tuple[LogLevel, str]:
         """Wait for a log line that contains `text`."""

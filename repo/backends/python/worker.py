@@ -128,7 +128,7 @@ class Worker:
             assert self._load is not None, "the server loads before it executes"
             path = os.path.join(self._load.module_directory, self._load.file_name)
             raise ModelRefusal(f"Python model {path} does not implement `execute` method.")
-        result = self._model.execute(requests)
+        result = self._model.execute(list(requests))  # a copy: some models empty the list
         if result.__class__ is list or not loading.is_coroutine(result):
             return result
         if not self._host.decoupled:
