@@ -6,7 +6,7 @@ configuration block, so each description is made in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import trio
@@ -15,6 +15,7 @@ from actors.options import ServerOptions
 from protocol.status import internal, not_found
 from repo.backends.base import InstanceContext
 from repo.backends.registry import PYTHON, auto_complete, preferred_groups
+from repo.config_json import from_json
 from repo.instance_groups import DeviceTable
 from repo.model_config import ModelConfig
 from repo.pbtxt import read_config
@@ -22,15 +23,21 @@ from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
 from repo.scan import ModelEntry, Repository, scan
 from repo.storage import open_storage
 
+CompletePython = Callable[[InstanceContext], Awaitable[str | None]]
+"""Asks a model.py for its configuration, as JSON; None when it has nothing to say."""
+
 DUPLICATE = "model appears in two or more repositories"
 
 
 class DiskSource:
     """The repositories that --model-repository names."""
 
-    def __init__(self, options: ServerOptions, *, devices: DeviceTable) -> None:
+    def __init__(
+        self, options: ServerOptions, *, devices: DeviceTable, complete_python: CompletePython
+    ) -> None:
         self._options = options
         self._devices = devices
+        self._complete_python = complete_python
         self._repositories = [
             Repository(open_storage(location))
             for location in dict.fromkeys(options.model_repository)
@@ -71,20 +78,37 @@ class DiskSource:
 
     def _complete(self, entry: ModelEntry) -> Complete:
         def complete(config: ModelConfig, version: int) -> ModelConfig:
-            if config.backend == PYTHON:
-                return config
-            return auto_complete(
-                InstanceContext(
-                    config=config,
-                    version=version,
-                    model_directory=Path(entry.path),
-                    instance_name=config.name,
-                    kind="CPU",
-                    settings=self._options.backend_settings(config.backend),
-                )
+            context = InstanceContext(
+                config=config,
+                version=version,
+                model_directory=Path(entry.path),
+                instance_name=config.name,
+                kind="CPU",
+                settings=self._options.backend_settings(config.backend),
             )
+            if config.backend != PYTHON:
+                return auto_complete(context)
+            if not _may_complete_itself(context):
+                return config
+            completed = trio.from_thread.run(self._complete_python, context)
+            return config if completed is None else from_json(completed)
 
         return complete
+
+
+def _may_complete_itself(context: InstanceContext) -> bool:
+    """Whether a model.py can have an `auto_complete_config`; asking it costs a whole process.
+
+    It has one if any of its own files names it, and may have inherited one from a library if its
+    configuration is not complete as it stands.
+    """
+    if not (context.config.input and context.config.output):
+        return True
+    for directory in (context.version_directory, context.model_directory):
+        for path in directory.glob("*.py"):
+            if b"auto_complete_config" in path.read_bytes():
+                return True
+    return False
 
 
 def _files(entry: ModelEntry) -> ModelFiles:

@@ -51,10 +51,19 @@ def make_executor(context: InstanceContext) -> Executor:
     return ThreadExecutor(create_backend(context))
 
 
+async def complete_python(context: InstanceContext) -> str | None:
+    """What a model.py makes of its own configuration, in a process that is then thrown away."""
+    from actors.process_autocomplete import auto_complete
+    from repo.backends.python.launch import worker_spec
+
+    prepare = partial(worker_spec, context, to_json(context.config), auto_complete=True)
+    return await auto_complete(prepare, log=partial(log_of_model, context.instance_name))
+
+
 def production_ports(options: ServerOptions) -> Ports:
     """What `options` ask for, on this machine."""
     return Ports(
-        source=DiskSource(options, devices=DeviceTable()),
+        source=DiskSource(options, devices=DeviceTable(), complete_python=complete_python),
         make_executor=make_executor,
         wall_clock=SystemClock(),
         follow_log_settings=follow,
