@@ -148,7 +148,12 @@ class Rig:
 
     def said(self) -> list[str]:
         """What the model has printed."""
-        return [line.split(": ", 1)[1] for level, line in self.lines if level == "INFO"]
+        mark = "m_0_0: "
+        return [
+            line.removeprefix(mark)
+            for level, line in self.lines
+            if level == "INFO" and line.startswith(mark)
+        ]
 
     async def logged(self, text: str) -> tuple[LogLevel, str]:
         """Wait for a log line that contains `text`."""
