@@ -208,7 +208,7 @@ def unload_with_dependents(flavour: Flavour) -> None:
     flavour.call("unload_model", "nobody")
 
 
-@check("errors")
+@check("load")
 def loading_an_unknown_model(flavour: Flavour) -> None:
     refused(
         flavour,

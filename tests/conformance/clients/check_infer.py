@@ -33,11 +33,11 @@ MISSING = (
     "expected 2 inputs but got 1 inputs for model 'simple'. Got input(s) ['INPUT0'], but missing "
     "required input(s) ['INPUT1']. Please provide all required input(s)."
 )
-OLDER_SURPLUS = (
-    "[request id: <id_unknown>] expected 2 inputs but got 3 inputs for model 'simple'. Got "
-    "input(s) ['INPUT2','INPUT1','INPUT0'], but missing required input(s) ]. Please provide all "
-    "required input(s)."
+SURPLUS = (
+    "expected 2 inputs but got 3 inputs for model 'simple'. Got input(s) ['%s','%s','%s'], but "
+    "missing required input(s) %s. Please provide all required input(s)."
 )
+UNEXPECTED = "unexpected inference input 'INPUT2' for model 'simple'"
 NO_OUTPUT = "unexpected inference output 'OUTPUT9' for model 'simple'"
 
 
@@ -263,17 +263,23 @@ def requests_that_do_not_fit_the_model(flavour: Flavour) -> None:
         # Triton walks through the inputs in no set order.
         (infer(two_and_one), tuple(f"{NO_ID}{OTHER_BATCH % n}" for n in (0, 1)), invalid),
         (infer(good[:1]), (f"{NO_ID}{MISSING}",), invalid),
+        (infer([good[0], surplus[2]]), (UNEXPECTED,), invalid),
         (infer(good, outputs=[flavour.output("OUTPUT9")]), (NO_OUTPUT,), invalid),
     )
     for call, texts, (http, grpc) in expected:
         refused(flavour, *texts, http=http, grpc=grpc, call=call)
     refused(
         flavour,
-        "unexpected inference input 'INPUT2' for model 'simple'",
+        f"{NO_ID}{SURPLUS % ('INPUT0', 'INPUT1', 'INPUT2', '[]')}",
         http=400,
         grpc="INVALID_ARGUMENT",
         call=infer(surplus),
-        older=(OLDER_SURPLUS, 400, "INVALID_ARGUMENT"),
+        # It lists the inputs in no set order, and forgets a bracket.
+        older=(
+            f"{NO_ID}{SURPLUS % ('INPUT2', 'INPUT1', 'INPUT0', ']')}",
+            400,
+            "INVALID_ARGUMENT",
+        ),
     )
 
 

@@ -46,7 +46,7 @@ def main() -> int:
     for failure in failures:
         print(failure)
     left_out = f", without {', '.join(options.skip)}" if options.skip else ""
-    left_out += f", never called: {missed}" if missed else ""
+    left_out += f", never called: {missed}" if missed and not options.only else ""
     print(
         f"tritonclient {version('tritonclient')} {flavour.name}: "
         f"{passed} passed, {len(failures)} failed{left_out}"

@@ -1,0 +1,39 @@
+"""Troupe against the client drivers, by the tritonclient of the test environment.
+
+run.py does the same with every release; this keeps the current one green all the time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from repository import write_repository
+from run import FLAGS, FLAVOURS, Endpoint, drive, start_troupe
+
+# Groups of checks whose feature the server does not have yet.
+NOT_YET = (
+    *("index", "load", "trace", "log"),
+    *("cuda_shared_memory", "system_shared_memory", "errors_shared_memory"),
+    *("stream", "decoupled", "sequence", "named_sequence"),
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("drivers")
+    write_repository(folder / "models")
+    with start_troupe(folder / "models", log=folder / "server.log", flags=FLAGS) as endpoint:
+        yield endpoint
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_client_finds_everything_as_it_expects(server: Endpoint, flavour: str) -> None:
+    complaint = drive(Path(sys.executable), flavour, server, ("--skip", *NOT_YET))
+
+    assert complaint is None, complaint
