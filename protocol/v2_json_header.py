@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from protocol.datatypes import ELEMENT_SIZE
 from protocol.inference import InferRequest, OutputPlan, ResponsePlan, SharedMemoryRef
@@ -30,8 +31,7 @@ from protocol.v2_json_parameters import apply_parameters
 from protocol.v2_json_tensors import decode_data
 
 
-@dataclass(frozen=True, slots=True)
-class InputEntry:
+class InputEntry(NamedTuple):
     """One member of `inputs`: exactly one of the last three is set."""
 
     name: str
@@ -97,19 +97,18 @@ def _parse_input(
 ) -> InputEntry:
     name = as_string(member(members, "name"), "name")
     datatype = as_string(member(members, "datatype"), "datatype")
-    shape = tuple(as_unsigned(dim, "shape") for dim in as_array(member(members, "shape"), "shape"))
+    shape = _shape(as_array(member(members, "shape"), "shape"))
     count = _element_count(name, datatype, shape)
     parameters = members_of(members.get("parameters"))
-    if parameters:
-        _check_one_source("data" in members, parameters)
-        if "binary_data_size" in parameters:
-            size = as_unsigned(parameters["binary_data_size"], "binary_data_size")
-            return InputEntry(name, datatype, shape, binary_data_size=size)
-        if "shared_memory_region" in parameters:
-            ref = _shared_memory_ref(parameters)
-            return InputEntry(name, datatype, shape, shared_memory=ref)
-    elif "data" not in members:
-        _check_one_source(False, parameters)
+    has_data, has_size = "data" in members, "binary_data_size" in parameters
+    has_region = "shared_memory_region" in parameters
+    if has_data + has_size + has_region != 1:
+        raise _not_one_source(has_data, has_size, has_region)
+    if has_size:
+        size = as_unsigned(parameters["binary_data_size"], "binary_data_size")
+        return InputEntry(name, datatype, shape, size)
+    if has_region:
+        return InputEntry(name, datatype, shape, shared_memory=_shared_memory_ref(parameters))
     raw = decode_data(
         name,
         datatype,
@@ -121,19 +120,28 @@ def _parse_input(
     return InputEntry(name, datatype, shape, data=raw)
 
 
-def _check_one_source(has_data: bool, parameters: dict[str, JsonValue]) -> None:
-    fields = ["'data'"] if has_data else []
-    fields += [
-        f"'{field}'"
-        for field in ("binary_data_size", "shared_memory_region")
-        if field in parameters
-    ]
-    if len(fields) != 1:
-        problem = f"But set {' '.join(fields)}" if fields else "But no field is set"
-        raise invalid_arg(
-            "Input must set only one of the following fields: 'data', 'binary_data_size' in "
-            f"'parameters', 'shared_memory_region' in 'parameters'. {problem}"
-        )
+def _not_one_source(has_data: bool, has_size: bool, has_region: bool) -> ServerError:
+    sources = (
+        (has_data, "'data'"),
+        (has_size, "'binary_data_size'"),
+        (has_region, "'shared_memory_region'"),
+    )
+    fields = " ".join(field for is_set, field in sources if is_set)
+    problem = f"But set {fields}" if fields else "But no field is set"
+    return invalid_arg(
+        "Input must set only one of the following fields: 'data', 'binary_data_size' in "
+        f"'parameters', 'shared_memory_region' in 'parameters'. {problem}"
+    )
+
+
+def _shape(dims: list[JsonValue]) -> tuple[int, ...]:
+    # Asking here first, instead of calling for each dimension, halves the cost of an input.
+    return tuple(
+        [
+            dim if type(dim) is int and 0 <= dim <= MAX_INT64 else as_unsigned(dim, "shape")
+            for dim in dims
+        ]
+    )
 
 
 def _element_count(name: str, datatype: str, shape: tuple[int, ...]) -> int:
