@@ -13,6 +13,9 @@ from protocol.http2_heads import RequestHead
 # one that came in pieces is the `bytearray` in which it was put together.
 MessageBytes = bytes | bytearray | memoryview
 
+# One to be sent may also be given in pieces.
+OutgoingMessage = MessageBytes | list[bytes | memoryview]
+
 
 class UnaryCall(NamedTuple):
     """A gRPC call that is whole: its head, its only message, and the client has half-closed.

@@ -7,7 +7,7 @@ message is written without waiting in a queue. It never reads frames and never l
 from __future__ import annotations
 
 from protocol.http2_budget import EARNED_BY_FRAME_SENT
-from protocol.http2_events import MessageBytes
+from protocol.http2_events import OutgoingMessage
 from protocol.http2_output import COPY_BYTES, OutputHalf
 from protocol.http2_responses import Headers
 from protocol.http2_wire import (
@@ -29,16 +29,18 @@ class ReplyHalf(OutputHalf):
     """See Http2Connection for the rules of use."""
 
     def send_unary_reply(
-        self, stream_id: int, message: MessageBytes, *, compressed: bool = False
+        self, stream_id: int, message: OutgoingMessage, *, compressed: bool = False
     ) -> bool:
         """Head, message and `grpc-status: 0` at once. False if the call is over already.
 
-        `message` must be bytes-like with items of one octet; it is kept by reference if large.
+        `message`, or each of its pieces, must be bytes-like with items of one octet; it is kept by
+        reference if large.
         """
         call = self._calls.get(stream_id)
         if call is None:
             return False
-        nbytes = len(message) + PREFIX_BYTES
+        pieces = message if isinstance(message, list) else (message,)
+        nbytes = sum(map(len, pieces)) + PREFIX_BYTES
         pack = self._pack_reply
         if (
             pack is None
@@ -68,7 +70,7 @@ class ReplyHalf(OutputHalf):
             nbytes - PREFIX_BYTES,
         )
         back = FRAME.pack(len(tail) << 8 | HEADERS, END_HEADERS | END_STREAM, stream_id)
-        self._out.append(b"".join((front, message, back, tail)))
+        self._out.append(b"".join((front, *pieces, back, tail)))
         self._framed_bytes += nbytes
         self._send_window -= nbytes
         self._sent_since_ping = True
@@ -85,7 +87,7 @@ class ReplyHalf(OutputHalf):
         return True
 
     def send_message(
-        self, stream_id: int, message: MessageBytes, *, compressed: bool = False
+        self, stream_id: int, message: OutgoingMessage, *, compressed: bool = False
     ) -> bool:
         """One message of a response whose head was sent; large ones are kept by reference.
 
@@ -95,7 +97,8 @@ class ReplyHalf(OutputHalf):
         if call is None:
             return False
         assert call.response_begun, "the head goes before the first message"
-        nbytes = len(message) + PREFIX_BYTES
+        pieces = message if isinstance(message, list) else (message,)
+        nbytes = sum(map(len, pieces)) + PREFIX_BYTES
         outbox = call.outbox
         assert outbox is None or not outbox.is_complete, "nothing follows the trailers"
         if (
@@ -109,7 +112,7 @@ class ReplyHalf(OutputHalf):
             front = DATA_AND_PREFIX.pack(
                 nbytes << 8 | DATA, 0, stream_id, compressed, nbytes - PREFIX_BYTES
             )
-            self._out.append(front + message)
+            self._out.append(b"".join((front, *pieces)))
             self._framed_bytes += nbytes
             self._send_window -= nbytes
             call.send_window -= nbytes
@@ -118,9 +121,9 @@ class ReplyHalf(OutputHalf):
             return True
         prefix = PREFIX.pack(compressed, nbytes - PREFIX_BYTES)
         if nbytes <= COPY_BYTES:
-            self._queue(call, (prefix + message,))
+            self._queue(call, (b"".join((prefix, *pieces)),))
         else:
-            self._queue(call, (prefix, message))
+            self._queue(call, (prefix, *pieces))
         return True
 
     def send_trailers(

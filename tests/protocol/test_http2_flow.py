@@ -390,3 +390,24 @@ def test_a_call_dropped_between_turns_is_passed_over() -> None:
     assert peer.body(1) == b""
     assert len(peer.body(3)) == 20_005
     assert len(peer.of(RST_STREAM)) == 1
+
+
+@pytest.mark.parametrize("nbytes", [3, 12_000, 200_000])
+def test_a_message_in_pieces_is_one_message_and_large_pieces_are_not_copied(nbytes: int) -> None:
+    peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 1 << 30})
+    peer.send(window_update_frame(0, 1 << 30))
+    tensor = memoryview(bytearray(nbytes))
+    whole = grpc(b"head" + bytes(nbytes) + b"tail")
+    connection = peer.connection
+    for stream_id in (1, 3, 5):
+        peer.opened(stream_id)
+        connection.send_unary_reply(stream_id, [b"head", tensor, b"tail"])
+        peer.read()
+        assert peer.body(stream_id) == whole
+
+    peer.opened(7)
+    connection.send_response_headers(7)
+    connection.send_message(7, [b"head", tensor, b"tail"])
+    buffers = connection.take_output()
+    shared = [each for each in buffers if isinstance(each, memoryview) and each.obj is tensor.obj]
+    assert bool(shared) == (nbytes == 200_000)
