@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[3] / "bench")]
 
+from peer_servers import Endpoint, start_troupe
 from repository import write_repository
-from run import FLAGS, FLAVOURS, Endpoint, drive, start_troupe
+from run import FLAGS, FLAVOURS, drive
 
 # Groups of checks whose feature the server does not have yet.
 NOT_YET = (
