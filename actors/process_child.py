@@ -28,10 +28,9 @@ _LAST_READS: Final = 16
 class Child:
     """A started process. Call `run` once, in a nursery; `kill` is safe at any time."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log: Log, name: str) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], log: Log) -> None:
         self._popen = popen
         self._log = log
-        self._name = name
         self._pidfd = os.pidfd_open(popen.pid)
         self._exited = trio.Event()
 
@@ -43,7 +42,6 @@ class Child:
         descriptors: Sequence[int],
         *,
         log: Log,
-        name: str,
     ) -> Child:
         """Start a process that inherits `descriptors`. Raises OSError.
 
@@ -59,7 +57,7 @@ class Child:
             pass_fds=descriptors,
             bufsize=0,
         )
-        return cls(popen, log, name)
+        return cls(popen, log)
 
     @property
     def pid(self) -> int:
@@ -130,4 +128,4 @@ class Child:
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def _say(self, level: LogLevel, line: bytes) -> None:
-        self._log(level, f"{self._name}: {line.decode('utf-8', 'replace')}")
+        self._log(level, line.decode("utf-8", "replace"))

@@ -110,7 +110,7 @@ class ProcessExecutor:
             failures = 0 if useful else failures + 1
             self.restart_count += 1
             cause = "has died" if error is None else f"does not load: {error.message}"
-            self._log("ERROR", f"worker of model instance '{self._instance_name}' {cause}")
+            self._log("ERROR", f"the worker {cause}")
             await self._pause(failures)
         self._set(None, restarting=False)
         return None

@@ -76,10 +76,10 @@ def _tensor(slot: Slot, buffer: Buffer, start: int, size: int) -> Tensor:
 class Link:
     """See the module's docstring. `close` it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, first_segment_bytes: int, segment_growth_bytes: int) -> None:
         self._work, self._worker_work = _socket_pair()
         self._control, self._worker_control = _socket_pair()
-        self._arena = Arena()
+        self._arena = Arena(first_bytes=first_segment_bytes, growth_bytes=segment_growth_bytes)
         self._segments = SegmentMap(writable=False, missing=self._fetch_segment)
         released = self._segments.released
         self._work_writer = BatchWriter(self._arena, released)

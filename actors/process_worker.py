@@ -53,7 +53,10 @@ class WorkerProcess:
         self._spec = spec
         self._instance_name = spec.load.instance_name
         self._log = log
-        self._link = Link()
+        self._link = Link(
+            first_segment_bytes=spec.load.first_segment_bytes,
+            segment_growth_bytes=spec.load.segment_growth_bytes,
+        )
         self._inside = InFlight(spec.load, nursery=nursery, feedback=self)
         self._calls = OutgoingCalls(
             self._link,
@@ -194,7 +197,6 @@ class WorkerProcess:
                 self._spec.environment,
                 (work, control),
                 log=self._log,
-                name=self._instance_name,
             )
         except OSError as error:
             raise internal(
@@ -253,7 +255,7 @@ class WorkerProcess:
         except WorkerGoneError:
             self.kill()  # without its socket it is of no use
         except WireError as error:
-            self._log("ERROR", f"{self._instance_name}: worker broke the protocol: {error}")
+            self._log("ERROR", f"worker broke the protocol: {error}")
             self.kill()
 
     def _read_rest(self) -> None:

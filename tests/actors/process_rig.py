@@ -68,6 +68,8 @@ def model_spec(directory: Path, body: str, *, head: str = HEAD, **changes: Any) 
         decoupled=0,
         reschedulable=0,
         bls_limit=32,
+        first_segment_bytes=1 << 20,
+        segment_growth_bytes=1 << 20,
         auto_complete=0,
     )
     return WorkerSpec(sys.executable, dict(os.environ), load._replace(**changes))
@@ -148,12 +150,7 @@ class Rig:
 
     def said(self) -> list[str]:
         """What the model has printed."""
-        mark = "m_0_0: "
-        return [
-            line.removeprefix(mark)
-            for level, line in self.lines
-            if level == "INFO" and line.startswith(mark)
-        ]
+        return [line for level, line in self.lines if level == "INFO"]
 
     async def logged(self, text: str) -> tuple[LogLevel, str]:
         """Wait for a log line that contains `text`."""

@@ -113,8 +113,8 @@ class Arena:
     ) -> None:
         self.new_segments: list[NewSegment] = []
         self.dropped: list[int] = []
-        self._first_bytes = first_bytes
-        self._growth_bytes = growth_bytes
+        self.first_bytes = first_bytes
+        self.growth_bytes = growth_bytes
         self._limit_bytes = limit_bytes
         self._segments: dict[int, _Segment] = {}
         self._sizes: dict[tuple[int, int], int] = {}  # (segment, offset) → size, of spans in use
@@ -182,7 +182,7 @@ class Arena:
     def _grow(self, size: int) -> _Segment:
         wanted = max(
             size,
-            self._growth_bytes if self._segments else self._first_bytes,
+            self.growth_bytes if self._segments else self.first_bytes,
             min(self.total_bytes, MAX_GROWTH_BYTES),
         )
         wanted = -(-wanted // SPAN_ALIGNMENT) * SPAN_ALIGNMENT

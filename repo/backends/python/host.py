@@ -93,6 +93,14 @@ class Host:
         self._work.close()
         self._control.close()
 
+    def configure(self, load: wire.Load) -> None:
+        """Called once, with the first thing that the server says."""
+        self.instance_name = load.instance_name
+        self.decoupled = bool(load.decoupled)
+        self.bls_limit = threading.BoundedSemaphore(load.bls_limit)
+        self._arena.first_bytes = load.first_segment_bytes
+        self._arena.growth_bytes = load.segment_growth_bytes
+
     # --- sending ---------------------------------------------------------------------------------
 
     def send(self, message: wire.Message) -> None:

@@ -5,18 +5,18 @@ Runs in the server only; blocking, because an execution environment may have to 
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from protocol.status import internal, unsupported
+from protocol.status import internal, invalid_arg, unsupported
 
 from repo.backends.base import InstanceContext
 from repo.model_config import is_decoupled, parameter, sequence_batching
 
+from .arena import DEFAULT_SEGMENT_BYTES
+from .environment import Environment, EnvironmentStore, own_environment
 from .wire import Load
 
 # Descriptors follow as the last two arguments. The package has another name in the worker, so that
@@ -35,6 +35,8 @@ _INVALID_IN_NAMES: Final = frozenset(";|&$`<>()[]{}\\\"'*?~#!")
 
 # Triton's default of the backend's thread-pool-size.
 DEFAULT_BLS_LIMIT: Final = 32
+
+_ENVIRONMENTS: Final = EnvironmentStore()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def worker_spec(
         raise unsupported(f"Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: {force_cpu}'")
     sequence = sequence_batching(config)
     version_directory = context.version_directory
+    first_bytes, growth_bytes = _segment_sizes(context.settings)
     load = Load(
         model_name=config.name,
         version=context.version,
@@ -81,10 +84,59 @@ def worker_spec(
         device_id=context.device_id,
         decoupled=int(is_decoupled(config)),
         reschedulable=int(sequence is not None and sequence.iterative_sequence),
-        bls_limit=int(context.settings.get("thread-pool-size", DEFAULT_BLS_LIMIT)),
+        bls_limit=_thread_pool_size(context.settings),
+        first_segment_bytes=first_bytes,
+        segment_growth_bytes=growth_bytes,
         auto_complete=int(auto_complete),
     )
-    return WorkerSpec(sys.executable, dict(os.environ), load)
+    environment = _environment(context, backend_directory)
+    return WorkerSpec(environment.interpreter, environment.variables, load)
+
+
+def _environment(context: InstanceContext, backend_directory: Path | None) -> Environment:
+    """What EXECUTION_ENV_PATH names; else what comes with a Python-based backend; else our own."""
+    location = parameter(context.config, "EXECUTION_ENV_PATH")
+    if location:
+        return _ENVIRONMENTS.open(location, context.model_directory)
+    if backend_directory is not None:
+        runtime = context.config.runtime or "model.py"
+        packed = backend_directory / f"pb_exec_env_{runtime}.tar.gz"
+        if packed.exists():
+            return _ENVIRONMENTS.open(str(packed), context.model_directory)
+    return own_environment()
+
+
+def _segment_sizes(settings: Mapping[str, str]) -> tuple[int, int]:
+    """The first segment's size and the least growth, of each direction of one worker."""
+    first = _integer(settings, "shm-default-byte-size", DEFAULT_SEGMENT_BYTES)
+    if first < DEFAULT_SEGMENT_BYTES:
+        raise invalid_arg("shm-default-byte-size can't be smaller than 4 MiBs")
+    growth = _integer(settings, "shm-growth-byte-size", DEFAULT_SEGMENT_BYTES)
+    for key, value in (
+        ("shm-growth-byte-size", growth),
+        ("stub-timeout-seconds", _integer(settings, "stub-timeout-seconds", 30)),
+    ):
+        if value <= 0:
+            raise invalid_arg(f"{key} can't be smaller than or equal to zero.")
+    if settings.get("shm-region-prefix-name") == "":
+        # Segments have no names here, so the prefix is only checked.
+        raise invalid_arg("shm-region-prefix-name must at least contain one character.")
+    return first, growth
+
+
+def _thread_pool_size(settings: Mapping[str, str]) -> int:
+    size = _integer(settings, "thread-pool-size", DEFAULT_BLS_LIMIT)
+    if size < 1:
+        raise invalid_arg("thread-pool-size can't be less than 1.")
+    return size
+
+
+def _integer(settings: Mapping[str, str], key: str, default: int) -> int:
+    text = settings.get(key)
+    try:
+        return default if text is None else int(text)
+    except ValueError:
+        raise invalid_arg(f"failed to convert '{text}' to integral number") from None
 
 
 def _check_names(context: InstanceContext) -> None:

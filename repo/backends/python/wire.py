@@ -52,6 +52,8 @@ class Load(NamedTuple):
     decoupled: int
     reschedulable: int  # sequence_batching { iterative_sequence: true }
     bls_limit: int  # concurrent calls to other models
+    first_segment_bytes: int
+    segment_growth_bytes: int
     auto_complete: int  # only ask the model for its configuration; answered by AutoCompleted
 
 
@@ -208,7 +210,7 @@ Message = Union[
 
 # Tag → class and its fields: i signed 64 bits, d double, s text, y bytes, m text → bytes.
 _FORMS: dict[int, tuple[type[Message], str]] = {
-    16: (Load, "sisssssssiiiii"),
+    16: (Load, "sisssssssiiiiiii"),
     17: (Loaded, "i"),
     18: (LoadFailed, "s"),
     19: (AutoCompleted, "s"),

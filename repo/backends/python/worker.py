@@ -62,9 +62,7 @@ class Worker:
 
     def _loaded(self, load: wire.Load) -> wire.Message:
         host = self._host
-        host.instance_name = load.instance_name
-        host.decoupled = bool(load.decoupled)
-        host.bls_limit = threading.BoundedSemaphore(load.bls_limit)
+        host.configure(load)
         self._load = load
         self._reschedulable = bool(load.reschedulable)
         try:
