@@ -27,7 +27,7 @@ class Mailbox:
         # Capacity 1: a bell that already rings needs no second ring.
         self._ring, self._bell = trio.open_memory_channel[None](1)
         self._rung = False
-        self._doors: list[Door[object]] = []
+        self._doors: dict[object, Door[object]] = {}
 
     def door(self, capacity: int, *, quiet: bool = False) -> Door[T]:
         """A new door with room for `capacity` messages (> 0) that nobody has taken yet.
@@ -36,8 +36,13 @@ class Mailbox:
         owner looks, but not for ever.
         """
         door = Door[T](self, capacity, quiet=quiet)
-        self._doors.append(door)  # type: ignore[arg-type]  # only ever closed through this list
+        self._doors[door] = door  # type: ignore[assignment]  # only ever closed through this table
         return door
+
+    def remove(self, door: Door[T]) -> None:
+        """Close a door before the mailbox: one that was made for a single conversation."""
+        del self._doors[door]
+        door.close()
 
     def ring(self) -> None:
         """Wake the owner, whether or not there is a message."""
@@ -52,14 +57,14 @@ class Mailbox:
 
     def close(self) -> None:
         """Stop receiving: whoever sends from now on gets `trio.BrokenResourceError`."""
-        for door in self._doors:
+        for door in self._doors.values():
             door.close()
 
 
 class Door(Generic[T]):
     """One kind of message into one mailbox. Senders hold the door; only the owner closes it."""
 
-    __slots__ = ("_high_water", "_mailbox", "_receive", "_send", "_waiting", "capacity")
+    __slots__ = ("_high_water", "_mailbox", "_owed", "_receive", "_send", "_waiting", "capacity")
 
     def __init__(self, mailbox: Mailbox, capacity: int, *, quiet: bool) -> None:
         self._mailbox = mailbox
@@ -67,6 +72,7 @@ class Door(Generic[T]):
         self.capacity = capacity
         self._high_water = capacity // 2 if quiet else 0
         self._waiting = 0
+        self._owed: list[T] = []  # one or none, as a rule
 
     def send_nowait(self, message: T) -> None:
         """Put a message in. Raises `trio.WouldBlock` when full, BrokenResourceError when closed."""
@@ -89,6 +95,18 @@ class Door(Generic[T]):
                 self._waiting -= 1
                 raise
 
+    def send_owed(self, message: T) -> None:
+        """Put a last message in, full or not: whoever opened the door was promised this one.
+
+        A sender may do so once, which is the bound. Raises BrokenResourceError when closed.
+        """
+        try:
+            self.send_nowait(message)
+        except trio.WouldBlock:
+            self._owed.append(message)  # after what is inside and whoever waits to put more in
+            self._waiting += 1
+            self._mailbox.ring()
+
     def drain(self, limit: int | None = None) -> Iterator[T]:
         """Every message that is here now, oldest first, `limit` at most."""
         receive_nowait = self._receive.receive_nowait
@@ -97,7 +115,9 @@ class Door(Generic[T]):
             try:
                 message = receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
-                return
+                if not self._owed:
+                    return
+                message = self._owed.pop(0)
             self._waiting -= 1
             taken += 1
             yield message

@@ -59,12 +59,12 @@ class Responder:
             self._cancelled = True
 
     def deliver_nowait(self, outcome: Outcome) -> None:
-        """Send the final reply, for which a caller keeps room; nothing if one was sent already."""
+        """Send the final reply, which a caller always takes; nothing if one was sent already."""
         if self._finished:
             return
         self._finish()
         try:
-            self._submit.reply.send_nowait(Reply(self._submit.number, outcome, final=True))
+            self._submit.reply.send_owed(Reply(self._submit.number, outcome, final=True))
         except trio.BrokenResourceError:
             self._cancelled = True
 

@@ -97,3 +97,36 @@ async def test_a_closed_mailbox_tells_senders() -> None:
 
     with pytest.raises(trio.BrokenResourceError):
         door.send_nowait(2)
+
+
+async def test_a_message_that_is_owed_comes_last_however_full_the_door() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.send, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        door.send_owed(2)
+        assert len(door) == 3
+        await mailbox.wait()
+        taken = list(door.drain())
+
+    assert taken == [0, 1, 2]
+    assert len(door) == 0
+
+
+async def test_a_door_can_close_before_its_mailbox() -> None:
+    mailbox = Mailbox()
+    brief: Door[int] = mailbox.door(1)
+    other: Door[int] = mailbox.door(1)
+
+    mailbox.remove(brief)
+
+    with pytest.raises(trio.BrokenResourceError):
+        brief.send_owed(1)
+    other.send_nowait(2)
+    assert list(other.drain()) == [2]
+    mailbox.close()
+    with pytest.raises(trio.BrokenResourceError):
+        other.send_nowait(3)
