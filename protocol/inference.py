@@ -119,6 +119,10 @@ class Tensor:
         array = None if self._array is None else self._array.reshape(shape)
         return Tensor(self.name, self.datatype, shape, raw=self._raw, array=array)
 
+    def renamed(self, name: str) -> Tensor:
+        """The same elements under another name; nothing is copied."""
+        return Tensor(name, self.datatype, self.shape, raw=self._raw, array=self._array)
+
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
 
