@@ -1,0 +1,97 @@
+"""Which code runs a backend: native backends, installed ones, and Python-based ones.
+
+Owns the table of native backends and the entry-point group through which a package may bring
+another. Nothing heavy is imported before a model needs it. `repo.platforms` decides which backend
+a model asks for; worker processes for `model.py` are the executor's work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+from protocol.status import ServerError, invalid_arg
+from repo.autocomplete import accept_completed
+from repo.backends.base import Backend, InstanceContext
+from repo.backends.reshaping import ReshapingBackend
+from repo.instance_groups import PreferredGroup
+from repo.model_config import ModelConfig
+from repo.output_shapes import OutputShapes
+
+ENTRY_POINT_GROUP: Final = "troupe.backends"
+
+PYTHON: Final = "python"
+"""The backend whose models are a `model.py` in a worker process of its own."""
+
+_NATIVE: Final = {
+    "identity": "repo.backends.identity:IdentityBackend",
+    "onnxruntime": "repo.backends.onnxruntime:OnnxRuntimeBackend",
+    "repeat": "repo.backends.repeat:RepeatBackend",
+    "square": "repo.backends.square:SquareBackend",
+}
+
+
+def backend_class(backend: str) -> type[Backend]:
+    """The class of a backend that runs in a thread of the server.
+
+    Raises ServerError INVALID_ARG when none is built in or installed.
+    """
+    native = _NATIVE.get(backend)
+    if native is not None:
+        module, _, name = native.partition(":")
+        return _checked(getattr(importlib.import_module(module), name), backend)
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=backend):
+        return _checked(entry.load(), backend)
+    raise unknown_backend(backend)
+
+
+def unknown_backend(backend: str) -> ServerError:
+    return invalid_arg(
+        f"unable to find backend library for backend '{backend}', "
+        "try specifying runtime on the model configuration."
+    )
+
+
+def create_backend(context: InstanceContext) -> Backend:
+    """One instance of the model's backend, not loaded yet. Raises ServerError as above.
+
+    Outputs leave it in the shapes that the configuration promises, also where it reshapes them.
+    """
+    backend = backend_class(context.config.backend)(context)
+    shapes = OutputShapes.compile(context.config)
+    return backend if shapes is None else ReshapingBackend(backend, shapes)
+
+
+def auto_complete(context: InstanceContext) -> ModelConfig:
+    """The configuration with what the model's files tell. Raises ServerError."""
+    completed = backend_class(context.config.backend).auto_complete(context)
+    return accept_completed(context.config, completed)
+
+
+def python_based(backend: str, settings: Mapping[str, str]) -> Path | None:
+    """The `model.py` that implements a Python-based backend; None when there is none.
+
+    It is `<backend-directory>/<backend>/model.py`; its models need no model.py of their own.
+    """
+    directory = settings.get("backend-directory")
+    if not directory or backend in _NATIVE or backend == PYTHON:
+        return None
+    path = Path(directory, backend, "model.py")
+    return path if path.is_file() else None
+
+
+def preferred_groups(config: ModelConfig) -> Sequence[PreferredGroup]:
+    """The instance groups that a backend prefers where the configuration names none."""
+    return (PreferredGroup("GPU"),) if config.backend == PYTHON else ()
+
+
+def _checked(found: object, backend: str) -> type[Backend]:
+    if isinstance(found, type) and issubclass(found, Backend):
+        return found
+    raise invalid_arg(
+        f"backend '{backend}' is no repo.backends.base.Backend; "
+        f"its entry point in '{ENTRY_POINT_GROUP}' must name one"
+    )
