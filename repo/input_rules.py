@@ -114,3 +114,27 @@ def _holds_strings(raw: bytes | memoryview, expected: int) -> bool:
     except struct.error:  # fewer than four bytes are left
         return False
     return offset == end and count == expected
+
+
+def string_fault(raw: bytes | memoryview, expected: int, where: str) -> str:
+    """What is wrong with the bytes of `expected` BYTES elements; "" when nothing is."""
+    offset, count, end = 0, 0, len(raw)
+    while offset < end:
+        if count == expected:
+            return f"unexpected number of string elements {count + 1} {where}, expecting {count}"
+        if end - offset < LENGTH.size:
+            return (
+                f"incomplete string length indicator {where}, expecting 4 bytes but only "
+                f"{end - offset} bytes available. Please make sure the string length indicator "
+                "is in one buffer."
+            )
+        length = LENGTH.unpack_from(raw, offset)[0]
+        offset += LENGTH.size
+        if end - offset < length:
+            return (
+                f"incomplete string data {where}, expecting string of length {length} but only "
+                f"{end - offset} bytes available"
+            )
+        offset += length
+        count += 1
+    return "" if count == expected else f"expected {expected} string elements {where}, got {count}"

@@ -15,7 +15,7 @@ from typing import Final
 from protocol.datatypes import BYTES, ELEMENT_SIZE
 from protocol.inference import InferRequest, Tensor
 from protocol.status import ServerError, invalid_arg, request_prefix
-from repo.input_rules import LENGTH, InputRule
+from repo.input_rules import InputRule, string_fault
 
 _BATCH_NOTE: Final = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be "
@@ -126,7 +126,8 @@ class Refusals:
             shape = shape[1:]  # as Triton has it: a batch of none is no batch
         expected = math.prod(shape)
         if rule.datatype == BYTES:
-            return self._wrong_strings(tensor, expected)
+            where = f"for inference input '{tensor.name}' for model '{self.model_name}'"
+            return string_fault(tensor.raw, expected, where)
         expected *= ELEMENT_SIZE[rule.datatype]
         got = len(tensor.raw)
         if got == expected:
@@ -134,34 +135,6 @@ class Refusals:
         return (
             f"input byte size mismatch for input '{tensor.name}' for model '{self.model_name}'. "
             f"Expected {expected}, got {got}"
-        )
-
-    def _wrong_strings(self, tensor: Tensor, expected: int) -> str:
-        where = f"for inference input '{tensor.name}' for model '{self.model_name}'"
-        raw = tensor.raw
-        offset, count, end = 0, 0, len(raw)
-        while offset < end:
-            if count == expected:
-                return (
-                    f"unexpected number of string elements {count + 1} {where}, expecting {count}"
-                )
-            if end - offset < LENGTH.size:
-                return (
-                    f"incomplete string length indicator {where}, expecting 4 bytes but only "
-                    f"{end - offset} bytes available. Please make sure the string length "
-                    "indicator is in one buffer."
-                )
-            length = LENGTH.unpack_from(raw, offset)[0]
-            offset += LENGTH.size
-            if end - offset < length:
-                return (
-                    f"incomplete string data {where}, expecting string of length {length} but "
-                    f"only {end - offset} bytes available"
-                )
-            offset += length
-            count += 1
-        return (
-            "" if count == expected else f"expected {expected} string elements {where}, got {count}"
         )
 
     def _empty_batch(self, pairs: Sequence[tuple[Tensor, InputRule]]) -> str:
