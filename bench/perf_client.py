@@ -132,6 +132,6 @@ def measure(load: Load, address: str, *, version: str = VERSION) -> Measurement:
             raise ClientFailed(f"perf_analyzer was killed after {limit:.0f} s") from late
         text = ended.stdout + ended.stderr
         if ended.returncode != 0 or not report.exists():
-            status = f"perf_analyzer ended with {ended.returncode}"
-            raise ClientFailed(f"{status}: {text.strip()[-500:]}")
+            reason = ended.stderr.strip() or ended.stdout.strip()
+            raise ClientFailed(f"perf_analyzer ended with {ended.returncode}: {reason[-500:]}")
         return parse_report(report.read_text(), text)

@@ -121,12 +121,14 @@ def check_ready(model: str, address: str) -> None:
     try:
         ask(f"http://{address}/v2/models/{model}/ready")
     except WrongAnswer as unready:
-        match ask(f"http://{address}/v2/repository/index", {}):
-            case [*entries]:
-                for entry in entries:
-                    match entry:
-                        case {"name": str(name), "reason": str(reason)} if name == model:
-                            raise WrongAnswer(reason) from unready
+        try:
+            index = ask(f"http://{address}/v2/repository/index", {})
+        except WrongAnswer:
+            index = None
+        for entry in index if isinstance(index, list) else []:
+            match entry:
+                case {"name": str(name), "reason": str(reason)} if name == model:
+                    raise WrongAnswer(reason) from unready
         raise
 
 

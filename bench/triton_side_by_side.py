@@ -173,13 +173,21 @@ def print_rows(rows: Sequence[Row]) -> None:
         print(f"\n{server} has no {case} ({', '.join(loads)}): {reason}")
 
 
-def start_up(servers: Sequence[str], rounds: int, logs: Path) -> dict[str, list[float]]:
+def started(server: str, logs: Path, more: Sequence[str]) -> AbstractContextManager[Endpoint]:
+    """The server on all the models; `more` flags go to Troupe alone."""
+    flags = [*FLAGS, *(more if server == "troupe" else ())]
+    log = logs / f"{server}.log"
+    return STARTS[server](MODELS, log=log, flags=flags, environment=ENVIRONMENT)
+
+
+def start_up(
+    servers: Sequence[str], rounds: int, logs: Path, more: Sequence[str]
+) -> dict[str, list[float]]:
     """Seconds from exec to ready with all the models, each server alone, in turns."""
     found: dict[str, list[float]] = {server: [] for server in servers}
     for _ in range(rounds):
         for server in servers:
-            log = logs / f"{server}-start.log"
-            with STARTS[server](MODELS, log=log, flags=FLAGS, environment=ENVIRONMENT) as endpoint:
+            with started(server, logs, more) as endpoint:
                 found[server].append(endpoint.server.ready_seconds)
     return found
 
@@ -191,16 +199,12 @@ def compare(options: argparse.Namespace, logs: Path) -> list[Row]:
         print(f"troupe cannot run: there is no {troupe_command()}")
         servers.remove("troupe")
     rows: list[Row] = []
-    seconds = start_up(servers, options.rounds, logs)
+    seconds = start_up(servers, options.rounds, logs, options.troupe_flag)
     for server, values in seconds.items():
         print(f"start-up of {server}: {spread(values, 2)} s")
     with ExitStack() as stack:
         endpoints = {
-            server: stack.enter_context(
-                STARTS[server](
-                    MODELS, log=logs / f"{server}.log", flags=FLAGS, environment=ENVIRONMENT
-                )
-            )
+            server: stack.enter_context(started(server, logs, options.troupe_flag))
             for server in servers
         }
         print_memory("with all models loaded", endpoints)
@@ -245,6 +249,7 @@ def main() -> int:
     parser.add_argument("--protocol", choices=("grpc", "http"))
     parser.add_argument("--case", action="append", help="a case or a model; may be repeated")
     parser.add_argument("--only", choices=list(STARTS), help="measure one server alone")
+    parser.add_argument("--troupe-flag", action="append", default=[], help="may be repeated")
     parser.add_argument("--json", type=Path, help="write every run to this file")
     parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
     options = parser.parse_args()
