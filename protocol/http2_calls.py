@@ -87,3 +87,8 @@ class CallState:
         self.is_announced = False
         self.inbox: Inbox | None = None
         self.outbox: Outbox | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """The frontend is done with this call; only the window holds the answer up."""
+        return self.outbox is not None and self.outbox.is_complete

@@ -210,7 +210,7 @@ class InputHalf(RequestHalf):
         if call is not None and self._calls.get(call.stream_id) is not call:
             call = None
         if step:
-            if call is None or not call.head.is_grpc:
+            if call is None or not call.head.is_grpc or call.is_answered:
                 self._give_back(call, step)
             else:
                 self._feed(call, chunk, pos, pos + step)

@@ -210,8 +210,7 @@ class MessageHalf(ReplyHalf):
 
     def _say_reset(self, call: CallState, error_code: int, *, by_peer: bool) -> None:
         """Tell the frontend, unless it has not heard of the call yet or is done with it."""
-        outbox = call.outbox
-        if call.is_announced and not (outbox is not None and outbox.is_complete):
+        if call.is_announced and not call.is_answered:
             self._events.append(CallReset(call.stream_id, error_code, by_peer=by_peer))
 
     def _end_with_status(self, call: CallState, status: int, message: str) -> None:

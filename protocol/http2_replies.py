@@ -53,9 +53,9 @@ class ReplyHalf(OutputHalf):
         ):
             if not call.response_begun:
                 self.send_response_headers(stream_id)
-            self.send_message(stream_id, message, compressed=compressed)
-            self.send_trailers(stream_id, 0)
-            return True
+            if not self.send_message(stream_id, message, compressed=compressed):
+                return False
+            return self.send_trailers(stream_id, 0)
         head = self._reply_head
         tail = self._reply_tail
         front = pack(
@@ -100,7 +100,8 @@ class ReplyHalf(OutputHalf):
         pieces = message if isinstance(message, list) else (message,)
         nbytes = sum(map(len, pieces)) + PREFIX_BYTES
         outbox = call.outbox
-        assert outbox is None or not outbox.is_complete, "nothing follows the trailers"
+        if outbox is not None and outbox.is_complete:
+            return False
         if (
             outbox is None
             and nbytes <= COPY_BYTES
@@ -139,7 +140,8 @@ class ReplyHalf(OutputHalf):
             return False
         outbox = call.outbox
         if outbox is not None:
-            assert not outbox.is_complete, "trailers end a call once"
+            if outbox.is_complete:
+                return False
             outbox.is_complete = True
             outbox.ending = (status, message, headers)
             return True

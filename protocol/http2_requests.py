@@ -230,6 +230,8 @@ class RequestHalf(ControlHalf):
             self._stream_fault(call.stream_id, ErrorCode.PROTOCOL_ERROR)
             return
         call.remote_closed = True
+        if call.is_answered:
+            return
         if not call.head.is_grpc:
             self._events.append(CallHalfClosed(call.stream_id))
             return

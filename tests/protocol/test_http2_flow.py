@@ -379,6 +379,46 @@ def test_an_answer_that_waits_is_dropped_silently_if_the_client_cancels() -> Non
     assert peer.frames == []
 
 
+def test_what_comes_after_the_answer_is_discarded() -> None:
+    """The answer waits for the window, the client still sends: nobody wants to hear of it."""
+    peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 4})
+    peer.send(peer.headers(1), peer.data(1, grpc(b"question")[:7]))
+    connection = peer.connection
+    assert connection.send_response_headers(1)
+    assert connection.send_message(1, b"answer")
+    assert connection.send_trailers(1, 0)
+    assert not connection.send_message(1, b"more")
+    assert not connection.send_trailers(1, 2)
+    assert not connection.send_unary_reply(1, b"again")
+    assert not connection.send_response_headers(1)
+    assert peer.send(peer.data(1, grpc(b"question")[7:], end=True)) == []
+    assert peer.send(window_update_frame(1, 100)) == []
+    assert peer.body(1) == grpc(b"answer")
+    assert peer.of(RST_STREAM) == []
+    assert connection.open_calls == 0
+    assert connection.buffered_bytes == 0
+
+
+def test_a_message_in_pieces_is_one_message() -> None:
+    peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 1 << 20})
+    connection = peer.connection
+    replies: list[list[bytes | memoryview]] = [
+        [b"a"],
+        [b"a", memoryview(b"bc"), b""],
+        [b"d", bytes(30_000)],
+    ]
+    for stream_id, pieces in zip((1, 3, 5), replies, strict=True):
+        peer.opened(stream_id)
+        assert connection.send_unary_reply(stream_id, pieces)
+        peer.read()
+        assert peer.body(stream_id) == grpc(b"".join(pieces))
+    peer.opened(7)
+    connection.send_response_headers(7)
+    connection.send_message(7, [b"x", b"y"])
+    peer.read()
+    assert peer.body(7) == grpc(b"xy")
+
+
 def test_a_call_dropped_between_turns_is_passed_over() -> None:
     peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 1 << 20})
     peer.opened(1)
