@@ -77,7 +77,7 @@ def _graph(steps: Sequence[ModelEnsemblingStep], ensemble: str) -> dict[str, _No
                     f"for ensemble '{ensemble}' step {index}"
                 )
             node.written = True
-        for source in step.input_map.values():
+        for _, source in sorted(step.input_map.items()):  # maps have no order of their own
             graph.setdefault(source, _Node()).targets.extend(step.output_map.values())
             for tensor in step.output_map.values():
                 graph[tensor].sources.append(source)
@@ -112,12 +112,9 @@ def _check_outputs(graph: dict[str, _Node], config: ModelConfig) -> None:
             )
         if not node.ready:
             message = f"output '{out.name}' for ensemble '{config.name}' is not written"
-            for source in node.sources:
-                if not graph[source].ready:
-                    message += (
-                        f": at least one of its depending tensors, '{source}', is not connected"
-                    )
-                    break
+            loose = next((source for source in node.sources if not graph[source].ready), None)
+            if loose is not None:
+                message += f": at least one of its depending tensors, '{loose}', is not connected"
             raise invalid_arg(message)
     for tensor in sorted(graph):
         node = graph[tensor]

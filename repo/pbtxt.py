@@ -50,12 +50,10 @@ def parse_config(raw: bytes | str, source: str) -> ModelConfig:
         text_format.Parse(text, message, descriptor_pool=messages.POOL)
         return from_proto(message)
     except text_format.ParseError as error:
-        line, column = error.GetLine(), error.GetColumn()
-        if line is None:
-            raise internal(f"{failure}: {error}") from error
+        place = "".join(f":{n}" for n in (error.GetLine(), error.GetColumn()) if n is not None)
         # protobuf prints "line:column : reason".
         reason = str(error).split(" : ", 1)[-1]
-        raise internal(f"{failure}:{line}:{column}: {reason[:MAX_REASON_LENGTH]}") from error
+        raise internal(f"{failure}{place}: {reason[:MAX_REASON_LENGTH]}") from error
     except ValueError as error:  # bytes that are no UTF-8, or an enum's number out of range
         raise internal(f"{failure}: {error}") from error
 

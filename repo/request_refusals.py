@@ -33,8 +33,8 @@ class Refusals:
     max_batch_size: int
     rules: Sequence[InputRule]
 
-    def of(self, request: InferRequest) -> ServerError | None:
-        """The first thing that is wrong with the request's inputs; None when nothing is."""
+    def of(self, request: InferRequest) -> ServerError:
+        """The first thing that is wrong with the inputs of a request that was refused."""
         prefix = request_prefix(request.id)
         names = [tensor.name for tensor in request.inputs]
         for name, count in Counter(names).items():
@@ -49,9 +49,10 @@ class Refusals:
             self._wrong_batch(pairs)
             or next(filter(None, (self._wrong_tensor(*pair) for pair in pairs)), "")
             or next(filter(None, (self._wrong_bytes(*pair) for pair in pairs)), "")
-            or self._empty_batch(pairs)
+            # What is left is a batch of none: Triton takes it, and some backends never answer.
+            or f"inference request batch-size must be >= 1 for '{self.model_name}'"
         )
-        return invalid_arg(prefix + message) if message else None
+        return invalid_arg(prefix + message)
 
     def _wrong_inputs(self, names: Sequence[str], prefix: str) -> ServerError | None:
         known = [rule.name for rule in self.rules]
@@ -136,12 +137,6 @@ class Refusals:
             f"input byte size mismatch for input '{tensor.name}' for model '{self.model_name}'. "
             f"Expected {expected}, got {got}"
         )
-
-    def _empty_batch(self, pairs: Sequence[tuple[Tensor, InputRule]]) -> str:
-        # Triton takes this one, and some backends then never answer.
-        if any(rule.batched and tensor.shape[0] == 0 for tensor, rule in pairs):
-            return f"inference request batch-size must be >= 1 for '{self.model_name}'"
-        return ""
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from protocol.datatypes import BYTES, ELEMENT_SIZE
 from protocol.inference import InferRequest, Tensor
-from protocol.status import ServerError, invalid_arg, request_prefix
+from protocol.status import invalid_arg, request_prefix
 from repo.input_rules import LENGTH, InputRule, holds_all
 from repo.model_config import ModelConfig, sequence_settings
 from repo.request_refusals import Refusals
@@ -83,22 +83,22 @@ class RequestRules:
         for tensor in request.inputs:
             rule = by_name.get(tensor.name)
             if rule is None or tensor.datatype != rule.datatype or given & rule.bit:
-                raise self._refusal(request)
+                raise self._refusals.of(request)
             fit = rule.fits.get(tensor.shape) or rule.fit(tensor.shape)
             if fit is None:
-                raise self._refusal(request)
+                raise self._refusals.of(request)
             raw = tensor.encoded
             if (raw is None or len(raw) != fit.byte_size) and not holds_all(tensor, fit):
-                raise self._refusal(request)
+                raise self._refusals.of(request)
             if fit.batch_size != batch_size and fit.batch_size >= 0:
                 if batch_size >= 0:
-                    raise self._refusal(request)
+                    raise self._refusals.of(request)
                 batch_size = fit.batch_size
             if fit.model_shape is not None:
                 reshaped = True
             given |= rule.bit
         if given & self._required != self._required:
-            raise self._refusal(request)
+            raise self._refusals.of(request)
         if self._corrid is not None:
             self._check_correlation_id(request)
         batch_size = max(batch_size, 0)
@@ -108,11 +108,6 @@ class RequestRules:
         if key is None and batch_size <= MAX_READY_ANSWERS:
             return self._ready[batch_size]
         return Admitted(batch_size, key)
-
-    def _refusal(self, request: InferRequest) -> ServerError:
-        refusal = self._refusals.of(request)
-        assert refusal is not None, "the short path refuses what the long path refuses"
-        return refusal
 
     def _check_outputs(self, request: InferRequest) -> None:
         seen: set[str] = set()

@@ -92,14 +92,9 @@ class LocalStorage:
             )
 
     def latest_change_ns(self, path: str, *, recursive: bool = True) -> int:
-        # A file copied in with its old mtime still has a new ctime.
         top = self._root / path
         latest = _change_ns(top.stat())
-        if recursive and top.is_dir():
-            for parent, directories, files in os.walk(top, onerror=_fail):
-                for name in (*directories, *files):
-                    latest = max(latest, _change_ns(Path(parent, name).stat()))
-        return latest
+        return max(latest, _latest_below(top)) if recursive and top.is_dir() else latest
 
     def exists(self, path: str) -> bool:
         return (self._root / path).exists()
@@ -130,8 +125,16 @@ def open_storage(location: str) -> Storage:
 
 
 def _change_ns(status: os.stat_result) -> int:
+    # A file copied in with its old mtime still has a new ctime.
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _fail(error: OSError) -> None:
-    raise error
+def _latest_below(directory: Path) -> int:
+    """The newest change below a directory; a link counts as what it points to, not its tree."""
+    latest = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            latest = max(latest, _change_ns(entry.stat()))
+            if entry.is_dir(follow_symlinks=False):
+                latest = max(latest, _latest_below(Path(entry.path)))
+    return latest

@@ -90,6 +90,10 @@ def test_what_the_configuration_says_stays() -> None:
     assert [one.name for one in config.input] == ["X"]
     assert [out.name for out in config.output] == ["OUT"]
 
+    config = _completed('output { name: "Y" }')
+    assert [one.name for one in config.input] == ["A", "B"]
+    assert [out.name for out in config.output] == ["Y"]
+
 
 def test_a_complete_configuration_needs_no_graph(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "troupe.repo")

@@ -410,6 +410,17 @@ def test_the_model_sees_the_reshaped_tensor(
     assert tensor.shape == shape
 
 
+def test_only_reshaped_inputs_are_replaced() -> None:
+    rules = _rules(_input("A", "2") + _input("B", "4", "reshape { shape: [ 2, 2 ] }"))
+    a, b = _zeros("A", 2), _zeros("B", 4)
+    request = _request(a, b)
+
+    rules.admit(request)
+
+    assert request.inputs[0] is a
+    assert request.inputs[1].shape == (2, 2)
+
+
 # Raw input.
 
 
