@@ -1,0 +1,78 @@
+"""Whole runs of the load generator in virtual time, against a fake server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+import trio.testing
+
+from perf_analyzer.command_line import parse
+from perf_analyzer.model import SetupError
+from perf_analyzer.session import Ports, Session
+from perf_analyzer.timer import PlainSleeper
+from tests.perf_analyzer.fake_server import FakeServer
+
+WALL_NS = 1_700_000_000_000_000_000
+
+
+@dataclass
+class Run:
+    """What a run printed and how it ended."""
+
+    status: int = -1
+    lines: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    began_at: float = 0.0
+
+    def out(self, line: str) -> None:
+        self.lines.append(line)
+
+    def error(self, line: str) -> None:
+        self.errors.append(line)
+
+    def progress(self, text: str) -> None:
+        """Nobody watches."""
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def value(self, label: str) -> float:
+        """The number behind the first `label: ` of the report."""
+        line = next(each for each in self.lines if each.strip().startswith(f"{label}:"))
+        return float(line.partition(":")[2].split()[0].rstrip("%"))
+
+
+def run(
+    server: FakeServer,
+    arguments: str,
+    *,
+    meanwhile: Callable[[Session], Awaitable[None]] | None = None,
+) -> Run:
+    """Run `perf -m m <arguments>` against `server`; `meanwhile` is a task beside it."""
+    seen = Run()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            options = parse(["-m", "m", *arguments.split()])
+            ports = Ports(
+                wall_ns=lambda: WALL_NS,
+                find=server.target,
+                sleeper=PlainSleeper,
+                listens_to_signals=False,
+            )
+            session = Session(options, ports, seen)
+            if meanwhile is not None:
+                nursery.start_soon(meanwhile, session)
+            try:
+                seen.status = await session.run()
+            except SetupError as error:
+                seen.errors.append(f"error: {error}")
+                seen.status = 99
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return seen
