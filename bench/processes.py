@@ -72,6 +72,12 @@ def process_tree(root: int) -> dict[int, str]:
     return {pid: started[pid] for pid in found if pid in started}
 
 
+def _is_running(pid: int, start: str) -> bool:
+    """Whether that very process runs: the start time tells it from a later one of its number."""
+    fields = _stat_fields(pid)
+    return fields is not None and fields[19] == start and fields[0] != "Z"
+
+
 def cpu_seconds(root: int) -> float:
     """User and system time of the whole tree so far, children that have ended included."""
     ticks = 0
@@ -142,12 +148,12 @@ class Server:
             except subprocess.TimeoutExpired:
                 self._child.kill()
         code = self._child.wait()
-        for pid, start in tree.items():
-            # Workers that outlived their server. The start time tells them from a stranger
-            # who has got the same number since.
-            fields = _stat_fields(pid)
-            if pid != self.pid and fields is not None and fields[19] == start and fields[0] != "Z":
+        left = {pid: start for pid, start in tree.items() if pid != self.pid}
+        for pid, start in left.items():
+            if _is_running(pid, start):
                 os.kill(pid, signal.SIGKILL)
+        while any(_is_running(pid, start) for pid, start in left.items()):
+            time.sleep(POLL_SECONDS)
         return code
 
 

@@ -104,8 +104,9 @@ CASES = (
 def ask(url: str, body: object | None = None) -> object:
     """The JSON answer of a GET, or of a POST when there is a body; raises WrongAnswer."""
     text = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, text, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, text), timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             content = answer.read()
     except urllib.error.HTTPError as refused:
         reason = refused.read().decode(errors="replace").strip()
