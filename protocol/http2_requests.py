@@ -226,9 +226,6 @@ class RequestHalf(ControlHalf):
 
     def _half_close(self, call: CallState) -> None:
         """The client sends no more on this call."""
-        if call.body_left > 0:
-            self._stream_fault(call.stream_id, ErrorCode.PROTOCOL_ERROR)
-            return
         call.remote_closed = True
         if call.is_answered:
             return

@@ -233,6 +233,9 @@ def test_remembered_names_are_bounded() -> None:
         assert pairs(decoder, encoder.encode(fields)) == fields
         assert pairs(decoder, encoder.encode(fields)) == fields
     assert len(decoder._names) <= 128
+    long = [("x" * 500, "v")]
+    assert pairs(decoder, encoder.encode(long)) == long
+    assert max(map(len, decoder._names)) <= 64
 
 
 NAMES = st.sampled_from(["a", "x-request-id", "grpc-timeout", ":path", "te", "www-authenticate"])

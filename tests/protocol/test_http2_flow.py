@@ -419,6 +419,16 @@ def test_a_message_in_pieces_is_one_message() -> None:
     assert peer.body(7) == grpc(b"xy")
 
 
+def test_large_pieces_in_one_frame_stay_apart() -> None:
+    peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 1 << 20, SETTING_MAX_FRAME_SIZE: 1 << 20})
+    peer.opened(1)
+    large = [bytes(20_000), bytes(25_000)]
+    peer.connection.send_unary_reply(1, [*large])
+    output = peer.connection.take_output()
+    assert [b.obj for b in output if isinstance(b, memoryview)] == large
+    assert len(output) == 4
+
+
 def test_a_call_dropped_between_turns_is_passed_over() -> None:
     peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 1 << 20})
     peer.opened(1)

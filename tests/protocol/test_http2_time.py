@@ -224,6 +224,16 @@ def test_goodbye_does_not_wait_for_ever_for_the_ping() -> None:
     assert peer.send(b"") == [ConnectionClosed(0, "drained")]
 
 
+def test_a_goodbye_that_was_heard_is_not_said_again() -> None:
+    peer = Peer(LIMITS)
+    peer.opened(1)
+    peer.connection.goaway(5.0)
+    _, goodbye = peer.read()
+    peer.send(frame(PING, ACK, 0, goodbye.payload))
+    assert peer.tick(10.0) == []
+    assert len(peer.of(GOAWAY)) == 2
+
+
 def test_without_calls_goodbye_is_quick() -> None:
     peer = Peer()
     peer.connection.goaway(5.0)
