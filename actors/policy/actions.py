@@ -67,9 +67,10 @@ Action = Dispatch | Refuse | Report
 class SchedulingPolicy(Protocol):
     """What a scheduler actor drives.
 
-    After any other call the actor calls `step` within the same turn; `next_wake` and
-    `grants_wanted` describe the state that the last `step` left behind. A ticket is answered
-    exactly once: in a `Dispatch`, or in a `Refuse` that `submit`, `cancel` or `step` returned.
+    In one turn the actor first revokes, cancels and grants, then submits, then calls `step`, all
+    with the same `now`: a submission may already spend a grant. `next_wake` and `grants_wanted`
+    describe the state that the last `step` left behind. A ticket is answered exactly once: in a
+    `Dispatch`, or in a `Refuse` that `submit`, `cancel` or `step` returned.
     """
 
     def submit(self, ticket: Ticket, now: float) -> Refuse | None:

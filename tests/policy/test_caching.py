@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.policy.caching import (
     MAX_FOLLOWERS,
@@ -102,6 +104,35 @@ def test_the_least_recently_used_entries_go_first() -> None:
     assert (cache.entry_count, cache.used_bytes) == (1, 30)
     cache.forget_all()
     assert (cache.entry_count, cache.used_bytes) == (0, 0)
+
+
+@given(
+    budget=st.integers(0, 12),
+    events=st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 8)), max_size=60),
+)
+def test_the_cache_agrees_with_a_plain_list(
+    budget: int, events: list[tuple[bool, int, int]]
+) -> None:
+    cache: ResponseCache[str] = ResponseCache(budget, coalesces=False)
+    kept: list[tuple[bytes, int]] = []  # least recently used first
+    for inserts, name, size in events:
+        key = bytes([name])
+        known = [entry for entry in kept if entry[0] == key]
+        if inserts:
+            refused = cache.insert(key, response(size))
+            assert (refused is not None) == (not known and size > budget)
+            if not known and size <= budget:
+                while sum(bytes_kept for _, bytes_kept in kept) + size > budget:
+                    kept.pop(0)
+                kept.append((key, size))
+        else:
+            found = cache.lookup(key, "")
+            assert isinstance(found, InferResponse) == bool(known)
+            for entry in known:
+                kept.remove(entry)
+                kept.append(entry)
+        assert cache.entry_count == len(kept)
+        assert cache.used_bytes == sum(bytes_kept for _, bytes_kept in kept) <= budget
 
 
 def test_the_loser_of_two_concurrent_misses_counts_as_neither() -> None:

@@ -259,6 +259,18 @@ def test_an_idle_instance_has_no_claim_from_the_past() -> None:
     assert 0 <= ran[1] - ran[0] <= CATCH_UP_EXECUTIONS + 1
 
 
+def test_a_moment_in_which_nobody_is_active_revives_no_claim() -> None:
+    limiter = RateLimiter([declared_resource("r:1")])
+    limiter.register(0, [Resource("r", 1)])
+    saturate(limiter, [0], 1000)
+    assert granted(limiter) == [0]
+    limiter.release(0)
+    assert granted(limiter) == []
+    limiter.register(1, [Resource("r", 1)])
+    ran, _ = saturate(limiter, [0, 1], 200)
+    assert 0 <= ran[1] - ran[0] <= CATCH_UP_EXECUTIONS + 1
+
+
 def test_a_short_pause_costs_no_share() -> None:
     limiter = RateLimiter([declared_resource("r:1")])
     limiter.register(0, [Resource("r", 1)])
