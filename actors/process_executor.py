@@ -76,6 +76,11 @@ class ProcessExecutor:
         self._stopping = trio.Event()
         self.restart_count = 0
 
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that serves now; None while there is none."""
+        return None if self._worker is None else self._worker.pid
+
     # --- the life of the instance ----------------------------------------------------------------
 
     async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -176,7 +181,16 @@ class ProcessExecutor:
 
         Raises ServerError when the batch could not be run at all.
         """
-        ended = await self._run(requests, timings)
+        worker = self._worker
+        if worker is not None:
+            ended = await worker.execute(requests, timings)
+            if not isinstance(ended, Death):
+                return ended
+            if ended.never_started:
+                await self._lost(worker)
+                ended = await self._run(requests, timings)
+        else:
+            ended = await self._run(requests, timings)
         if not isinstance(ended, Death):
             return ended
         error = not_healthy(self._instance_name)
@@ -198,9 +212,13 @@ class ProcessExecutor:
             ended = await worker.execute(requests, timings)
             if not isinstance(ended, Death) or not ended.never_started:
                 return ended
-            while self._worker is worker:
-                await self._changed.wait()
+            await self._lost(worker)
         return Death(never_started=True)
+
+    async def _lost(self, worker: WorkerProcess) -> None:
+        """Return once it is known what follows a worker that has died."""
+        while self._worker is worker:
+            await self._changed.wait()
 
     async def _next_worker(self) -> WorkerProcess:
         """The replacement of a worker that has just died. Raises ServerError if none is coming."""

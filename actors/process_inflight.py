@@ -128,7 +128,7 @@ class InFlight:
         if execution is None or len(records.numbers) != len(execution.requests):
             raise WireError(f"batch {records.base} was not asked for")
         input_ns, infer_ns, output_ns = wire.TIMINGS.unpack_from(packet, wire.PREFIX_AT)
-        if records.extras is None and not execution.late and max(records.numbers) < RESCHEDULED:
+        if records.plain and not execution.late:
             model_name, version = self._load.model_name, self._version
             ended: list[Outcome | None] = [
                 InferResponse(model_name, version, one.request.id, outputs)

@@ -27,6 +27,8 @@ from repo.backends.python.layout import (
     BatchReader,
     BatchWriter,
     Buffer,
+    Layout,
+    Record,
     Records,
     Slot,
     WireError,
@@ -73,6 +75,14 @@ def _tensor(slot: Slot, buffer: Buffer, start: int, size: int) -> Tensor:
     return Tensor(slot.name, slot.datatype, slot.shape, raw=raw)
 
 
+def _tensors(layout: Layout, message: Buffer, at: int) -> list[Tensor]:
+    assert isinstance(message, bytes), "packets are bytes"
+    return [
+        Tensor(name, datatype, shape, raw=message[at + offset : at + offset + size])
+        for name, datatype, shape, size, offset, _ in layout.slots
+    ]
+
+
 class Link:
     """See the module's docstring. `close` it once."""
 
@@ -84,7 +94,7 @@ class Link:
         released = self._segments.released
         self._work_writer = BatchWriter(self._arena, released)
         self._control_writer = BatchWriter(self._arena, released)
-        self._reader = BatchReader(_tensor, self._segments, self._arena.release)
+        self._reader = BatchReader(_tensor, _tensors, self._segments, self._arena.release)
         # Bounded by what the worker has under way: at most one cancellation and two credits per
         # late request, a window of responses per call of its own, an answer per question.
         self._backlog: deque[tuple[bytes, int]] = deque()  # packet, descriptor or -1
@@ -125,23 +135,24 @@ class Link:
         Raises WireError for a tensor whose bytes do not fit its shape, ArenaFullError, and KeyError
         for an unknown datatype.
         """
-        writer = self._work_writer
-        try:
-            for execute in requests:
-                request = execute.request
-                inputs = request.inputs
-                writer.add(
-                    (
-                        request.requested_outputs,
-                        tuple([(t.name, t.datatype, t.shape) for t in inputs]),
-                    ),
-                    [t.raw for t in inputs],
-                    _extras(request),
-                )
-            return self._fit(writer.finish(wire.EXECUTE, base))
-        except BaseException:
-            writer.abandon()
-            raise
+        records: list[Record] = []
+        for execute in requests:
+            request = execute.request
+            inputs = request.inputs
+            shapes = tuple([(t.name, t.datatype, t.shape) for t in inputs])
+            extras = (
+                _extras(request)
+                if request.id
+                or request.correlation_id
+                or request.parameters
+                or request.timeout_us
+                or request.sequence_flags
+                else b""
+            )
+            records.append(
+                ((request.requested_outputs, shapes), [t.raw for t in inputs], 0, extras)
+            )
+        return self._fit(self._work_writer.build(wire.EXECUTE, base, records))
 
     def packet(self, message: wire.Message) -> bytes:
         """The packet of one message for `work`. Raises ArenaFullError."""
@@ -163,25 +174,23 @@ class Link:
 
     def say_response(self, number: int, outcome: Outcome | None, final: bool) -> None:
         """A response to one of the worker's own calls, on `control`. Raises ArenaFullError."""
-        writer = self._control_writer
-        try:
-            if outcome is None:
-                writer.add_bare(LATE)
-            elif isinstance(outcome, ServerError):
-                code = _CODE_OF_STATUS[outcome.status]
-                writer.add_bare(FAILED, wire.pack_error(code, outcome.message))
-            else:
-                tensors = outcome.outputs
-                writer.add(
-                    ((), tuple([(t.name, t.datatype, t.shape) for t in tensors])),
-                    [t.raw for t in tensors],
-                    json.dumps(outcome.parameters).encode() if outcome.parameters else b"",
-                )
-            packet = self._fit(writer.finish(wire.BLS_RESPONSE, number, wire.FINAL.pack(final)))
-        except BaseException:
-            writer.abandon()
-            raise
-        self._control_out(packet, -1)
+        record: Record
+        if outcome is None:
+            record = (None, (), LATE, b"")
+        elif isinstance(outcome, ServerError):
+            error = wire.pack_error(_CODE_OF_STATUS[outcome.status], outcome.message)
+            record = (None, (), FAILED, error)
+        else:
+            tensors = outcome.outputs
+            record = (
+                ((), tuple([(t.name, t.datatype, t.shape) for t in tensors])),
+                [t.raw for t in tensors],
+                0,
+                json.dumps(outcome.parameters).encode() if outcome.parameters else b"",
+            )
+        prefix = wire.FINAL.pack(final)
+        packet = self._control_writer.build(wire.BLS_RESPONSE, number, [record], lambda: prefix)
+        self._control_out(self._fit(packet), -1)
 
     def take_releases(self) -> bytes:
         """The spans that nobody reads any longer, for a Credit: a stream may see no execution."""

@@ -250,8 +250,8 @@ class WorkerProcess:
                     if packet is None:
                         break
                     self._hear(packet)
-                    if not self._inside.is_executing:
-                        break  # most likely there is nothing more, and asking costs a call
+                    if packet[0] == wire.COMPLETED:
+                        break  # the next batch takes its time, and asking costs a call
         except WorkerGoneError:
             self.kill()  # without its socket it is of no use
         except WireError as error:

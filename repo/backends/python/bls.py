@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from . import host as hosts
 from . import objects, wire
 from .errors import TritonError, TritonModelException, expect
-from .host import Host, Record
-from .layout import FAILED, LATE, Records
+from .host import Host
+from .layout import FAILED, LATE, Record, Records
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def infer(request: InferenceRequest, decoupled: bool) -> InferenceResponse | Res
             "" if request._parameters == "{}" else request._parameters,
         ),
     )
-    record = Record(
+    record: Record = (
         (request._requested, tuple([(t._name, t._datatype, t._shape) for t in tensors])),
         [t._raw() for t in tensors],
         0,

@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import wire
 from .arena import Arena, SegmentMap, Span
@@ -25,11 +25,10 @@ from .layout import (
     RELEASE,
     BatchReader,
     BatchWriter,
-    Key,
-    Raw,
+    Record,
     Records,
 )
-from .tensor import Tensor
+from .tensor import Tensor, received_record
 
 if TYPE_CHECKING:
     from .bls import Call
@@ -48,15 +47,6 @@ class ParentGoneError(Exception):
     """The server has closed its end, or is dead."""
 
 
-class Record(NamedTuple):
-    """One record of a message with tensors: a layout's key and raws, or only a bare number."""
-
-    key: Key | None
-    raws: Sequence[Raw]
-    number: int
-    extras: bytes
-
-
 class Host:
     """See the module's docstring; one per process."""
 
@@ -68,8 +58,8 @@ class Host:
         self._segments = SegmentMap(writable=True, missing=self._await_segment)
         self._segment_came = threading.Condition()
         self._writer = BatchWriter(self._arena, self._segments.released)
-        self._work_reader = BatchReader(Tensor._received, self._segments, self._release)
-        self._control_reader = BatchReader(Tensor._received, self._segments, self._release)
+        self._work_reader = self._reader()
+        self._control_reader = self._reader()
         self._buffer = bytearray(_PACKET_BYTES)
         self._view = memoryview(self._buffer)
         self._unsent: deque[bytes] = deque()  # at most one per reply or iterator that died
@@ -86,6 +76,9 @@ class Host:
         self.bls_allowed = False
         self.check_ready: Callable[[], None] = lambda: None
         os.register_at_fork(after_in_child=self._disarm)
+
+    def _reader(self) -> BatchReader[Tensor]:
+        return BatchReader(Tensor._received, received_record, self._segments, self._release)
 
     def _disarm(self) -> None:
         """A process that the model forked must not speak for it, nor keep its sockets open."""
@@ -132,19 +125,8 @@ class Host:
 
         `make_prefix` is called once the tensors have been gathered, so that it may tell the time.
         """
-        writer = self._writer
         with self._send_lock:
-            try:
-                for key, raws, number, extras in records:
-                    if key is None:
-                        writer.add_bare(number, extras)
-                    else:
-                        writer.add(key, raws, extras)
-                packet = writer.finish(tag, base, make_prefix())
-            except BaseException:
-                writer.abandon()
-                raise
-            self._transmit(packet)
+            self._transmit(self._writer.build(tag, base, records, make_prefix))
 
     def _transmit(self, packet: bytes) -> None:
         if not self._alive:

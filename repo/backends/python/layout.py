@@ -26,7 +26,7 @@ import math
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar, Union
+from typing import Generic, NamedTuple, Optional, TypeVar, Union
 
 from .arena import Arena, SegmentMap, Span
 
@@ -83,7 +83,18 @@ _COUNTS = struct.Struct("<HH")
 _PADDING = tuple(bytes(-size % 16) for size in range(16))  # by size % 16
 
 # Spans given back per message; more wait for the next one.
-_MAXRELEASES = 1024
+_MAX_RELEASES = 1024
+
+
+_numbers_structs: dict[int, struct.Struct] = {}
+
+
+def numbers_struct(count: int) -> struct.Struct:
+    """The record numbers of a message with `count` records, which is at most 65,535."""
+    found = _numbers_structs.get(count)
+    if found is None:
+        found = _numbers_structs[count] = struct.Struct(f"<{count}H")
+    return found
 
 
 class WireError(Exception):
@@ -105,13 +116,18 @@ class Slot(NamedTuple):
         return not self.shared and self.byte_size >= 0
 
 
-class Layout(NamedTuple):
+class Layout:
     """What one record looks like."""
 
-    number: int
-    slots: tuple[Slot, ...]
-    requested: tuple[str, ...]  # names of the outputs that the client asked for
-    stride: int  # bytes of the inline tensors of one record; -1 when it varies
+    __slots__ = ("number", "requested", "slots", "stride")
+
+    def __init__(
+        self, number: int, slots: tuple[Slot, ...], requested: tuple[str, ...], stride: int
+    ) -> None:
+        self.number = number
+        self.slots = slots
+        self.requested = requested  # names of the outputs that the client asked for
+        self.stride = stride  # bytes of the inline tensors of one record; -1 when it varies
 
 
 def make_layout(number: int, key: Key) -> Layout:
@@ -168,11 +184,15 @@ def _parse_definition(number: int, data: bytes) -> Layout:
     return make_layout(number, (tuple(requested), tuple(tensors)))
 
 
-class BatchWriter:
-    """Builds messages with tensors for one socket; not thread-safe.
+Record = tuple[Optional[Key], Sequence[Raw], int, bytes]
+"""A record to be written: its layout's key, one raw per tensor, and extras; or, without a key, one
+of the outcomes without tensors. A plain tuple, because one is made per request."""
 
-    Call `add` or `add_bare` per record, then `finish`. After an exception call `abandon`.
-    """
+_NO_PREFIX = bytes
+
+
+class BatchWriter:
+    """Builds messages with tensors for one socket; not thread-safe."""
 
     def __init__(self, arena: Arena, released: deque[tuple[int, int]]) -> None:
         self._arena = arena
@@ -180,142 +200,137 @@ class BatchWriter:
         self._layouts: dict[Key, Layout] = {}
         self._pending: list[bytes] = []  # definitions that the peer has not got yet
         self._reset = False
-        self._start()
 
-    def _start(self) -> None:
-        self._numbers: list[int] = []
-        self._data: list[Raw] = []
-        self._data_size = 0
-        self._extras: list[bytes] = []
-        self._has_extras = False
-        self._places: list[bytes] = []
-        self._spans: list[Span] = []
+    def build(
+        self,
+        tag: int,
+        base: int,
+        records: Sequence[Record],
+        make_prefix: Callable[[], bytes] = _NO_PREFIX,
+    ) -> bytes:
+        """The message. `make_prefix` is called once the tensors have been gathered.
 
-    def abandon(self) -> None:
-        """Forget the records added so far."""
-        for span in self._spans:
-            self._arena.release(span.segment, span.offset)
-        self._start()
-
-    def add(self, key: Key, raws: Sequence[Raw], extras: bytes = b"") -> None:
-        """Add a record: one raw per tensor of `key`, whose sizes must fit it (see `finish`).
-
-        Raises ArenaFullError, and KeyError for an unknown datatype.
+        Raises WireError when a tensor's bytes do not fit its shape, ArenaFullError, and KeyError
+        for an unknown datatype; then nothing may be sent.
         """
-        layout = self._layouts.get(key)
-        if layout is None:
-            layout = self._intern(key)
-        self._numbers.append(layout.number)
-        self._extras.append(extras)
-        if extras:
-            self._has_extras = True
-        stride = layout.stride
-        if stride < 0:
-            self._place(layout, raws)
-            return
-        data = self._data
-        for raw in raws:
-            data.append(raw)
-            size = len(raw) & 15
-            if size:
-                data.append(_PADDING[size])
-        self._data_size += stride
+        layouts = self._layouts
+        if len(layouts) + len(records) > LAYOUT_LIMIT:
+            layouts = self._forget_layouts()
+        numbers: list[int] = []
+        data: list[Raw] = []
+        data_size = 0
+        places: list[bytes] = []
+        spans: list[Span] = []
+        has_extras = False
+        try:
+            for key, raws, number, extras in records:
+                if extras:
+                    has_extras = True
+                if key is None:
+                    numbers.append(number)
+                    continue
+                layout = layouts.get(key) or self._intern(key)
+                numbers.append(layout.number)
+                if layout.stride < 0:
+                    data_size += self._place(layout, raws, data, places, spans)
+                    continue
+                for raw in raws:
+                    data.append(raw)
+                    over = len(raw) & 15
+                    if over:
+                        data.append(_PADDING[over])
+                data_size += layout.stride
+            prefix = make_prefix()
+            if has_extras or places or self._pending or self._reset or self._released:
+                extra = [record[3] for record in records] if has_extras else ()
+                sections, body = self._sections(extra, places)
+            else:
+                sections, body = 0, b""
+            count = len(numbers)
+            head_size = HEADER.size + len(prefix) + 2 * count + len(body)
+            data_at = (head_size + 15) & ~15
+            head = HEADER.pack(tag, sections, count, data_at, base)
+            ids = numbers_struct(count).pack(*numbers)
+            message = b"".join([head, prefix, ids, body, _PADDING[head_size & 15], *data])
+            if len(message) != data_at + data_size:
+                raise WireError(
+                    f"tensors have {len(message) - data_at} bytes where their shapes ask for "
+                    f"{data_size}"
+                )
+            return message
+        except BaseException:
+            for span in spans:
+                self._arena.release(span.segment, span.offset)
+            raise
 
-    def add_bare(self, number: int, extras: bytes = b"") -> None:
-        """Add a record without tensors: LATE, FAILED or RESCHEDULED."""
-        self._numbers.append(number)
-        self._extras.append(extras)
-        if extras:
-            self._has_extras = True
+    def _forget_layouts(self) -> dict[Key, Layout]:
+        self._layouts = {}
+        self._pending = []
+        self._reset = True
+        return self._layouts
 
     def _intern(self, key: Key) -> Layout:
-        if len(self._layouts) >= LAYOUT_LIMIT:
-            # Records of this message that are already laid out must keep their numbers.
-            used = set(self._numbers)
-            kept = [(k, v) for k, v in self._layouts.items() if v.number in used]
-            self._layouts = {}
-            self._reset = True
-            self._pending = []
-            renumbered: dict[int, int] = {}
-            for old_key, old in kept:
-                renumbered[old.number] = self._insert(old_key).number
-            self._numbers = [renumbered.get(number, number) for number in self._numbers]
-        return self._insert(key)
-
-    def _insert(self, key: Key) -> Layout:
-        layout = make_layout(len(self._layouts), key)
-        self._layouts[key] = layout
+        layout = self._layouts[key] = make_layout(len(self._layouts), key)
         self._pending.append(_define(layout))
         return layout
 
-    def _place(self, layout: Layout, raws: Sequence[Raw]) -> None:
+    def _place(
+        self,
+        layout: Layout,
+        raws: Sequence[Raw],
+        data: list[Raw],
+        places: list[bytes],
+        spans: list[Span],
+    ) -> int:
+        """Put the tensors of one record where they belong; the bytes that stay inline."""
+        inline = 0
         for slot, raw in zip(layout.slots, raws):
             size = len(raw)
-            if slot.fixed or (size < SHARED_THRESHOLD and not slot.shared):
-                if not slot.fixed:
-                    self._places.append(_PLACE.pack(size, INLINE, 0))
-                self._data += (raw, _PADDING[size & 15])
-                self._data_size += -(-size // 16) * 16
+            if not slot.fixed and (slot.shared or size >= SHARED_THRESHOLD):
+                if slot.shared and size != slot.byte_size:
+                    raise WireError(f"tensor '{slot.name}' has {size} bytes, not {slot.byte_size}")
+                span = self._arena.place(raw)
+                spans.append(span)
+                places.append(_PLACE.pack(size, span.segment, span.offset))
                 continue
-            if slot.shared and size != slot.byte_size:
-                raise WireError(f"tensor '{slot.name}' has {size} bytes, not {slot.byte_size}")
-            span = self._arena.place(raw)
-            self._spans.append(span)
-            self._places.append(_PLACE.pack(size, span.segment, span.offset))
+            if not slot.fixed:
+                places.append(_PLACE.pack(size, INLINE, 0))
+            data += (raw, _PADDING[size & 15])
+            inline += -(-size // 16) * 16
+        return inline
 
-    def finish(self, tag: int, base: int, prefix: bytes = b"") -> bytes:
-        """The message. Raises WireError when a tensor's bytes do not fit its shape."""
+    def _sections(self, extras: Sequence[bytes], places: list[bytes]) -> tuple[int, bytes]:
+        """The optional part between the record numbers and the tensors, and what it holds."""
         sections = 0
-        given: list[tuple[int, int]] = []
-        count = len(self._numbers)
-        head = [b"", prefix, struct.pack(f"<{count}H", *self._numbers)]
-        if self._reset or self._pending or self._released or self._has_extras or self._places:
-            sections = self._finish_sections(head, given)
-        head_size = HEADER.size + sum(map(len, head))
-        data_at = -(-head_size // 16) * 16
-        head[0] = HEADER.pack(tag, sections, count, data_at, base)
-        head.append(_PADDING[head_size & 15])
-        message = b"".join(head + self._data)  # type: ignore[operator]  # bytes-like alike
-        if len(message) != data_at + self._data_size:
-            self._released.extendleft(given)
-            raise WireError(
-                f"tensors have {len(message) - data_at} bytes where their shapes ask for "
-                f"{self._data_size}"
-            )
-        self._pending = []
-        self._reset = False
-        self._start()
-        return message
-
-    def _finish_sections(self, head: list[bytes], given: list[tuple[int, int]]) -> int:
-        sections = 0
+        parts: list[bytes] = []
         if self._reset:
             sections |= RESET
+            self._reset = False
         if self._released:
             sections |= RELEASES
-            count = min(len(self._released), _MAXRELEASES)
-            head.append(_U16.pack(count))
-            given += [self._released.popleft() for _ in range(count)]
-            head += [RELEASE.pack(*span) for span in given]
+            count = min(len(self._released), _MAX_RELEASES)
+            parts.append(_U16.pack(count))
+            parts += [RELEASE.pack(*self._released.popleft()) for _ in range(count)]
         if self._pending:
             sections |= LAYOUTS
-            head.append(_U16.pack(len(self._pending)))
+            parts.append(_U16.pack(len(self._pending)))
             for definition in self._pending:
-                head += (_U32.pack(len(definition)), definition)
-        if self._has_extras:
+                parts += (_U32.pack(len(definition)), definition)
+            self._pending = []
+        if extras:
             sections |= EXTRAS
-            for extras in self._extras:
-                head += (_U32.pack(len(extras)), extras)
-        if self._places:
+            for extra in extras:
+                parts += (_U32.pack(len(extra)), extra)
+        if places:
             sections |= PLACES
-            head += self._places
-        return sections
+            parts += places
+        return sections, b"".join(parts)
 
 
 class Records(Generic[T]):
     """What a message held: per record its number, its extras and its tensors."""
 
-    __slots__ = ("base", "extras", "layouts", "numbers", "tensors")
+    __slots__ = ("base", "extras", "layouts", "numbers", "plain", "tensors")
 
     def __init__(
         self,
@@ -324,29 +339,35 @@ class Records(Generic[T]):
         layouts: list[Layout],
         extras: Sequence[bytes] | None,
         tensors: list[list[T]],
+        *,
+        plain: bool,
     ) -> None:
         self.base = base
         self.numbers = numbers
         self.layouts = layouts
         self.extras = extras  # None when no record has any
         self.tensors = tensors
+        self.plain = plain  # every record has tensors, and none has extras
 
 
 class BatchReader(Generic[T]):
     """Takes messages with tensors apart; one per socket.
 
-    `make` turns (slot, buffer, start, byte size) into whatever the reader calls a tensor; the
-    buffer is the message itself or, with start 0, the memoryview of a span. `release` hears of
-    the spans that the peer gives back.
+    A reader's `make` turns (slot, buffer, start, byte size) into whatever it calls a tensor; the
+    buffer is the message itself or, with start 0, the memoryview of a span. `make_record` does so
+    for all the inline tensors of one record, given (layout, message, where they start): it is what
+    most records need, and saves a call per tensor. `release` hears of spans given back.
     """
 
     def __init__(
         self,
         make: Callable[[Slot, Buffer, int, int], T],
+        make_record: Callable[[Layout, Buffer, int], list[T]],
         segments: SegmentMap,
         release: Callable[[int, int], None],
     ) -> None:
         self._make = make
+        self._make_record = make_record
         self._segments = segments
         self._release = release
         self._layouts: list[Layout] = []
@@ -361,30 +382,30 @@ class BatchReader(Generic[T]):
     def _read(self, message: bytes | bytearray, prefix_size: int) -> Records[T]:
         _, sections, count, at, base = HEADER.unpack_from(message)
         ids_at = HEADER.size + prefix_size
-        numbers: tuple[int, ...] = struct.unpack_from(f"<{count}H", message, ids_at)
+        numbers = numbers_struct(count).unpack_from(message, ids_at)
         extras: list[bytes] | None = None
-        places: int = 0
+        places = 0
         if sections:
             extras, places = self._read_sections(message, ids_at + 2 * count, sections, count)
         layouts = self._layouts
-        make = self._make
+        make_record = self._make_record
         tensors: list[list[T]] = []
+        plain = extras is None
         for number in numbers:
             if number >= RESCHEDULED:
                 tensors.append([])
+                plain = False
                 continue
             layout = layouts[number]
             if layout.stride >= 0:
-                tensors.append(
-                    [make(slot, message, at + slot.offset, slot.byte_size) for slot in layout.slots]
-                )
+                tensors.append(make_record(layout, message, at))
                 at += layout.stride
             else:
                 record, at, places = self._read_placed(layout, message, at, places)
                 tensors.append(record)
         if at != len(message):
             raise WireError(f"message has {len(message)} bytes, its records end at {at}")
-        return Records(base, numbers, layouts, extras, tensors)
+        return Records(base, numbers, layouts, extras, tensors, plain=plain)
 
     def _read_sections(
         self, message: bytes | bytearray, at: int, sections: int, count: int

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from . import objects, wire
 from .errors import TritonModelException, expect
-from .host import Host, Record
-from .layout import FAILED, LATE
+from .host import Host
+from .layout import FAILED, LATE, Record
 from .objects import InferenceResponse
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ COMPLETE_FINAL = 1
 def record_of(response: InferenceResponse | None, requested: tuple[str, ...]) -> Record:
     """A response as a record; outputs that the client did not ask for are left out."""
     if response is None:
-        return Record(None, (), LATE, b"")
+        return None, (), LATE, b""
     error = response.error()
     if error is not None:
-        return Record(None, (), FAILED, wire.pack_error(error.code(), error.message()))
+        return None, (), FAILED, wire.pack_error(error.code(), error.message())
     tensors: list[Tensor] = response._tensors
     if requested:
         tensors = [tensor for tensor in tensors if tensor.name() in requested]
     parameters = response._parameters
-    return Record(
+    return (
         ((), tuple([(t._name, t._datatype, t._shape) for t in tensors])),
         [t._raw() for t in tensors],
         0,

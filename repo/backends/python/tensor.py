@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import TritonModelException, expect
-from .layout import DATATYPE_NUMBER, SHARED_THRESHOLD, Buffer, Raw, Slot
+from .layout import DATATYPE_NUMBER, SHARED_THRESHOLD, Buffer, Layout, Raw, Slot
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,14 +91,15 @@ class Tensor:
 
     def __init__(self, name: str, array: Array) -> None:
         """Raises TypeError for what is no array and TritonModelException for an unknown dtype."""
-        expect(name, str, "name")
-        expect(array, np.ndarray, "numpy array")
+        if name.__class__ is not str:
+            expect(name, str, "name")
+        if array.__class__ is not np.ndarray:
+            expect(array, np.ndarray, "numpy array")
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
-        dtype = array.dtype
-        datatype = _FROM_DTYPE.get(dtype)
+        datatype = _FROM_DTYPE.get(array.dtype)
         if datatype is None:
-            datatype = datatype_of(dtype)
+            datatype = datatype_of(array.dtype)
             if datatype != "BYTES":
                 array = array.astype(NUMPY_DTYPE[datatype])
         if not array.flags.c_contiguous:
@@ -223,3 +224,10 @@ class Tensor:
         if array.nbytes < SHARED_THRESHOLD:
             return array.tobytes()  # cheaper than a view for what is copied once more anyway
         return array.data.cast("B")
+
+
+def received_record(layout: Layout, message: Buffer, at: int) -> list[Tensor]:
+    """The inline tensors of one record, as `Tensor._received` makes each."""
+    return [
+        Tensor._received(slot, message, at + slot.offset, slot.byte_size) for slot in layout.slots
+    ]

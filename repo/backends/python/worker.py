@@ -21,8 +21,8 @@ from . import loading, wire
 from .arena import ArenaFullError
 from .background import BackgroundLoop
 from .errors import ModelRefusal, TritonError, TritonModelException, describe
-from .host import Host, ParentGoneError, Record
-from .layout import FAILED, LATE, RESCHEDULED, Records, WireError
+from .host import Host, ParentGoneError
+from .layout import FAILED, LATE, RESCHEDULED, Record, Records, WireError
 from .logger import Logger
 from .objects import RELEASE_RESCHEDULE, InferenceRequest, InferenceResponse
 from .sender import COMPLETE_FINAL, record_of
@@ -170,19 +170,19 @@ class Worker:
         if request._release_flags != RELEASE_RESCHEDULE:
             # From now on the request lives as long as the model holds it or one of its senders.
             request._late_reply()
-            return Record(None, (), LATE, b"")
+            return (None, (), LATE, b"")
         reply = request._reply
         if reply is not None and reply.closed:
-            return Record(None, (), LATE, b"")
+            return (None, (), LATE, b"")
         if reply is not None:
             reply.close()
         if self._reschedulable:
-            return Record(None, (), RESCHEDULED, b"")
+            return (None, (), RESCHEDULED, b"")
         text = (
             "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is "
             "not configured to handle such a flag."
         )
-        return Record(None, (), FAILED, wire.pack_error(TritonError.INVALID_ARG, text))
+        return None, (), FAILED, wire.pack_error(TritonError.INVALID_ARG, text)
 
     def _failure(self, requests: list[InferenceRequest], error: BaseException) -> list[Record]:
         """The batch failed: every request that is not answered yet gets the error."""
@@ -190,12 +190,12 @@ class Worker:
             f"Failed to process the request(s) for model '{self._host.instance_name}', message: "
             + describe(error)
         )
-        failed = Record(None, (), FAILED, wire.pack_error(TritonError.INTERNAL, text))
+        failed: Record = (None, (), FAILED, wire.pack_error(TritonError.INTERNAL, text))
         outcomes: list[Record] = []
         for request in requests:
             reply = request._reply
             if reply is not None and reply.closed:
-                outcomes.append(Record(None, (), LATE, b""))
+                outcomes.append((None, (), LATE, b""))
                 continue
             if reply is not None:
                 reply.close()
