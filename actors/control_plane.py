@@ -26,6 +26,7 @@ from protocol.v2_json_control import (
     Clear,
     LogUpdate,
     TraceUpdate,
+    check_model_name,
     log_settings_body,
     trace_settings_body,
 )
@@ -207,6 +208,7 @@ class ControlPlane:
         self, repository: str, name: str, parameters: Mapping[str, str | bytes]
     ) -> None:
         """Load or reload; returns once that has ended, however long it takes."""
+        check_model_name(name)
         self._refuse_repository_control(repository)
         send, receive = trio.open_memory_channel[ServerError | None](1)
         await self._repository.send(LoadModel(name, parameters, send))

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from actors.control_plane import ControlPlane
+from actors import grpc_control as convert
+from actors.control_plane import ControlPlane, Json
+from protocol.grpc_reflection import Reflection, ReflectionAlpha
+from protocol.grpc_service import Servable
 from protocol.proto.generated import inference as pb
 from protocol.proto.generated.grpc.health import v1 as health
 from protocol.restriction import Category
+from protocol.v2_json_shared_memory import CudaRegion, SystemRegion
 
 _STATUS: Final = health.HealthCheckResponseServingStatus
 _SERVICE: Final = "/inference.GRPCInferenceService/"
@@ -47,9 +51,27 @@ CATEGORIES: Final = {
 }
 """Method path → restriction category."""
 
+SERVICES: Final = (
+    "inference.GRPCInferenceService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+"""What reflection lists."""
+
+
+def services(control_plane: ControlPlane) -> tuple[Servable, ...]:
+    """Every service of the port."""
+    return (
+        InferenceService(control_plane),
+        HealthService(control_plane),
+        Reflection(SERVICES),
+        ReflectionAlpha(SERVICES),
+    )
+
 
 class InferenceService(pb.GrpcInferenceServiceBase):
-    """Triton's service; what is not overridden here answers UNIMPLEMENTED."""
+    """Triton's service, but for the two inference RPCs."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._control = control_plane
@@ -85,6 +107,95 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         statistics = await self._control.model_statistics(request.name, request.version)
         reply: pb.ModelStatisticsResponse = pb.ModelStatisticsResponse().from_dict(statistics)
         return reply
+
+    # --- repository --------------------------------------------------------------------------
+
+    async def repository_index(
+        self, request: pb.RepositoryIndexRequest
+    ) -> pb.RepositoryIndexResponse:
+        rows = self._control.repository_index(request.repository_name, ready_only=request.ready)
+        reply: pb.RepositoryIndexResponse = pb.RepositoryIndexResponse().from_dict({"models": rows})
+        return reply
+
+    async def repository_model_load(
+        self, request: pb.RepositoryModelLoadRequest
+    ) -> pb.RepositoryModelLoadResponse:
+        parameters = convert.load_parameters(request.parameters)
+        await self._control.load_model(request.repository_name, request.model_name, parameters)
+        return pb.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(
+        self, request: pb.RepositoryModelUnloadRequest
+    ) -> pb.RepositoryModelUnloadResponse:
+        await self._control.unload_model(
+            request.repository_name,
+            request.model_name,
+            unload_dependents=convert.unload_dependents(request.parameters),
+        )
+        return pb.RepositoryModelUnloadResponse()
+
+    # --- shared memory -----------------------------------------------------------------------
+
+    async def system_shared_memory_status(
+        self, request: pb.SystemSharedMemoryStatusRequest
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        rows = self._control.system_memory_status(request.name)
+        reply: pb.SystemSharedMemoryStatusResponse = (
+            pb.SystemSharedMemoryStatusResponse().from_dict(_by_name(rows))
+        )
+        return reply
+
+    async def system_shared_memory_register(
+        self, request: pb.SystemSharedMemoryRegisterRequest
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        self._control.register_system_memory(
+            SystemRegion(request.name, request.key, request.offset, request.byte_size)
+        )
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def system_shared_memory_unregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        self._control.unregister_system_memory(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def cuda_shared_memory_status(
+        self, request: pb.CudaSharedMemoryStatusRequest
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        rows = self._control.cuda_memory_status(request.name)
+        reply: pb.CudaSharedMemoryStatusResponse = pb.CudaSharedMemoryStatusResponse().from_dict(
+            _by_name(rows)
+        )
+        return reply
+
+    async def cuda_shared_memory_register(
+        self, request: pb.CudaSharedMemoryRegisterRequest
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        self._control.register_cuda_memory(
+            CudaRegion(request.name, request.raw_handle, request.device_id, request.byte_size)
+        )
+        return pb.CudaSharedMemoryRegisterResponse()
+
+    async def cuda_shared_memory_unregister(
+        self, request: pb.CudaSharedMemoryUnregisterRequest
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        self._control.unregister_cuda_memory(request.name)
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    # --- tracing and logging -----------------------------------------------------------------
+
+    async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        update = convert.trace_update(request.settings)
+        settings = self._control.update_trace_settings(request.model_name, update)
+        return convert.trace_setting_reply(settings)
+
+    async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        update = convert.log_update(request.settings)
+        return convert.log_settings_reply(self._control.update_log_settings(update))
+
+
+def _by_name(rows: list[Json]) -> dict[str, object]:
+    return {"regions": {str(row["name"]): row for row in rows}}
 
 
 class HealthService(health.HealthBase):

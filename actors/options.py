@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from protocol.restriction import RestrictedApis
+from protocol.v2_json_parameters import HeaderForwarding
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -439,6 +440,8 @@ def _cross_check(options: ServerOptions) -> None:
     try:
         RestrictedApis.parse(options.http_restricted_api)
         RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True)
+        HeaderForwarding(options.http_header_forward_pattern)
+        HeaderForwarding(options.grpc_header_forward_pattern)
     except ValueError as error:
         raise BadOption(f"Error: {error}") from None
     if options.load_model and options.model_control_mode != "explicit":

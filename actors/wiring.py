@@ -7,6 +7,7 @@ server. A simulation calls the same two functions with other ports.
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,8 +19,9 @@ from actors.calls import Calls
 from actors.channels import Door, Mailbox, Watch
 from actors.control_plane import ControlPlane
 from actors.executor import Executor
-from actors.grpc_frontend import GrpcFrontend, GrpcSettings
-from actors.grpc_services import CATEGORIES, HealthService, InferenceService
+from actors.grpc_frontend import GrpcFrontend
+from actors.grpc_services import CATEGORIES, services
+from actors.grpc_terms import GrpcSettings
 from actors.http_frontend import HttpFrontend
 from actors.http_operations import HttpOperations
 from actors.instance import Instance
@@ -266,10 +268,13 @@ def wire_http(
 
 
 def wire_grpc(
-    options: ServerOptions, core: Core, listeners: list[trio.SocketListener]
+    options: ServerOptions,
+    core: Core,
+    listeners: list[trio.SocketListener],
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> GrpcFrontend:
-    """The gRPC port."""
-    services = (InferenceService(core.control_plane), HealthService(core.control_plane))
+    """The gRPC port; in plain text unless there is a `tls` context."""
     settings = GrpcSettings(
         limits=Http2Limits(
             keepalive_time_seconds=options.grpc_keepalive_time / 1e3,
@@ -285,13 +290,16 @@ def wire_grpc(
         ),
         restricted=RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True),
         compression=CompressionLevel[options.grpc_infer_response_compression_level.upper()],
+        forwarding=HeaderForwarding(options.grpc_header_forward_pattern),
+        categories=CATEGORIES,
     )
     return GrpcFrontend(
         listeners,
         calls=core.calls,
-        routes=routes(services),
-        categories=CATEGORIES,
+        regions=core.regions,
+        routes=routes(services(core.control_plane)),
         settings=settings,
+        tls=tls,
     )
 
 

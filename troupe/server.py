@@ -23,6 +23,7 @@ from actors.http_frontend import HttpFrontend
 from actors.local_calls import infer
 from actors.options import ServerOptions
 from actors.port import listen, port_of
+from actors.tls import grpc_context
 from actors.wiring import Core, wire_admin, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse
 from troupe.production import production_ports
@@ -44,7 +45,10 @@ class Server:
     def __init__(
         self, options: ServerOptions, *, announce: Callable[[str], None] = lambda _: None
     ) -> None:
-        """`announce` takes the tables that a terminal shows at start."""
+        """`announce` takes the tables that a terminal shows at start.
+
+        Raises ServerError when the files for TLS cannot be used.
+        """
         self.options = options
         self._announce = announce
         self.core: Core = wire_core(options, production_ports(options), server_version=VERSION)
@@ -52,6 +56,7 @@ class Server:
         self.grpc_port = 0
         self.metrics_port = 0
         self._stopping = trio.Event()
+        self._grpc_tls = grpc_context(options) if options.allow_grpc else None
         self._frontends: list[HttpFrontend | GrpcFrontend] = []
 
     async def infer(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
@@ -96,7 +101,7 @@ class Server:
                 options.grpc_address, options.grpc_port, reuse_port=options.reuse_grpc_port
             )
             self.grpc_port = port_of(listeners)
-            grpc = wire_grpc(options, self.core, listeners)
+            grpc = wire_grpc(options, self.core, listeners, tls=self._grpc_tls)
             await frontends.start(grpc.run)
             self._frontends.append(grpc)
             log.info("Started GRPCInferenceService at %s:%s", options.grpc_address, self.grpc_port)
