@@ -26,6 +26,8 @@ ASYNC_HTTP_THREADS = 4
 SPARE_SECONDS = 30.0
 # A deviation in percent that every window meets: with it exactly the asked-for windows are run.
 ANY_DEVIATION = "1000"
+# It judges three windows at a time, so that it calls fewer unstable, whatever they are like.
+WINDOWS_MIN = 3
 
 _COUNTS = {
     "client_requests": re.compile(r"Client: \n(?:.*\n)*?\s+Request count: (\d+)"),
@@ -48,7 +50,12 @@ class Load:
     concurrency: int
     options: tuple[str, ...] = ()
     window_seconds: float = 2.0
-    windows: int = 3
+    windows: int = WINDOWS_MIN
+
+    def __post_init__(self) -> None:
+        if self.windows < WINDOWS_MIN:
+            text = f"windows is {self.windows}, must be at least {WINDOWS_MIN}"
+            raise ValueError(text)
 
 
 @dataclass(frozen=True)

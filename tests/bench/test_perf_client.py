@@ -75,8 +75,13 @@ def test_many_http_connections_are_driven_asynchronously_with_few_threads() -> N
 
 
 def test_exactly_the_asked_for_windows_are_run() -> None:
-    options = command_options(Load("m", "grpc", 8, window_seconds=0.5, windows=2))
+    options = command_options(Load("m", "grpc", 8, window_seconds=0.5, windows=4))
 
     assert options[options.index("-p") + 1] == "500"
-    assert options[options.index("-r") + 1] == "2"
+    assert options[options.index("-r") + 1] == "4"
     assert options[options.index("-s") + 1] == "1000"
+
+
+def test_fewer_windows_than_perf_analyzer_judges_are_refused() -> None:
+    with pytest.raises(ValueError, match="windows is 2, must be at least 3"):
+        Load("m", "grpc", 8, windows=2)
