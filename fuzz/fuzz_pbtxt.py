@@ -8,6 +8,7 @@ to compiled request rules, raises nothing but ServerError either.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -42,6 +43,7 @@ MAX_INSTANCES = 1000
 
 TOKENS = (
     b"{", b"}", b"[", b"]", b":", b",", b";", b'"', b"'", b"#", b"\n", b"<", b">", b"\\377", b"\\",
+    b"\\q", b"\\?", b"\\X4", b"\\u12", b"\\777",
     b"-1", b"0", b"1e300", b"nan", b"inf", b"99999999999999999999", b"true", b"null", b"\xff",
     b'name: "m" ', b'backend: "onnxruntime" ', b'platform: "ensemble" ', b"max_batch_size: 8 ",
     b"dims: [ -1, 2 ] ", b"reshape { shape: [ ] } ", b"data_type: TYPE_FP32 ", b"data_type: 77 ",
@@ -109,4 +111,5 @@ def _judge(config: ModelConfig) -> None:
 FUZZER = Fuzzer("pbtxt", fuzz_one, TOKENS)
 
 if __name__ == "__main__":
+    warnings.simplefilter("error")  # a server would print it for whatever a client sends
     main(FUZZER, __doc__)

@@ -7,6 +7,7 @@ twice or two schedulers at once are refused by protobuf's own parser.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,16 @@ MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 
 # protobuf quotes the whole offending line, which may be the whole file.
 MAX_REASON_LENGTH: Final = 500
+
+# A comment, so that quotes in it mean nothing, or a string.
+_LITERAL = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'""")
+
+_ESCAPE = re.compile(
+    r"""\\(?:[abfnrtv\\'"?]|[0-3]?[0-7]{1,2}(?![0-7])|[0-3][0-7]{2}|[xX](?=[0-9a-fA-F])"""
+    r"""|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|(?P<unknown>.))"""
+)
+
+_RESPELLED: Final = {r"\?": "?", r"\X": r"\x"}
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -47,6 +58,7 @@ def parse_config(raw: bytes | str, source: str) -> ModelConfig:
     message = messages.ModelConfig()
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
+        text = _checked_escapes(text)
         text_format.Parse(text, message, descriptor_pool=messages.POOL)
         return from_proto(message)
     except text_format.ParseError as error:
@@ -56,6 +68,30 @@ def parse_config(raw: bytes | str, source: str) -> ModelConfig:
         raise internal(f"{failure}{place}: {reason[:MAX_REASON_LENGTH]}") from error
     except ValueError as error:  # bytes that are no UTF-8, or an enum's number out of range
         raise internal(f"{failure}: {error}") from error
+
+
+def _checked_escapes(text: str) -> str:
+    """`text` with its escapes as Python's parser spells them.
+
+    It lets unknown escapes pass with a warning, and does not know two that protobuf has. Raises
+    ParseError for what protobuf's own C++ parser refuses.
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        if found["unknown"] is not None:
+            start = literal.start() + found.start()
+            line = text.count("\n", 0, start) + 1
+            column = start - text.rfind("\n", 0, start)
+            raise text_format.ParseError("Invalid escape sequence in string literal.", line, column)
+        return _RESPELLED.get(found[0], found[0])
+
+    parts: list[str] = []
+    end = 0
+    for literal in _LITERAL.finditer(text):
+        if "\\" in literal[0] and not literal[0].startswith("#"):
+            parts += (text[end : literal.start()], _ESCAPE.sub(escape, literal[0]))
+            end = literal.end()
+    return "".join((*parts, text[end:]))
 
 
 def from_proto(message: messages.ModelConfig) -> ModelConfig:

@@ -265,3 +265,31 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     path.write_text('name: "m"')
 
     assert read_config(path).name == "m"
+
+
+@pytest.mark.parametrize(
+    ("escape", "meaning"),
+    [
+        (r"\?", "?"),
+        (r"\X41", "A"),
+        (r"\x4", "\x04"),
+        (r"\1012", "A2"),
+        (r"\u0041", "A"),
+        (r"\U0001F600", "\U0001f600"),
+        (r"\\q", r"\q"),
+    ],
+)
+def test_escapes_mean_what_protobuf_says(escape: str, meaning: str) -> None:
+    assert parse_config(f'# "\\q\nname: "{escape}"', "x").name == meaning
+
+
+@pytest.mark.parametrize(
+    "escape", [r"\q", r"\{", r"\8", r"\xg", r"\777", r"\u004", r"\N{BULLET}", "\\ü"]
+)
+def test_an_unknown_escape_is_refused_where_it_stands(escape: str) -> None:
+    with pytest.raises(ServerError) as failure:
+        parse_config(f"# \"\nname: 'a{escape}'", "x")
+
+    assert failure.value.message == (
+        "failed to read text proto from x:2:9: Invalid escape sequence in string literal."
+    )
