@@ -206,8 +206,11 @@ class Session:
         return client, Payloads(plan, encoder)
 
     async def _measure(self, nursery: trio.Nursery, prepared: Prepared) -> int:
-        options, say = self._options, self._say
+        say = self._say
         model, data = prepared.model, prepared.data
+        if self._options.mode is Mode.FIXED_SCHEDULE:
+            self._options = _of_schedule(self._options, data)
+        options = self._options
         keeps = bool(options.export_file) or data.validates
         recorder = Recorder(keeps=bool(options.export_file), decoupled=model.decoupled)
         picker = picker_of(options, model, prepared.payloads, keeps=keeps)
@@ -260,11 +263,6 @@ class Session:
         self, nursery: trio.Nursery, prepared: Prepared, driver: Driver, recorder: Recorder
     ) -> RunOutcome:
         options, say = self._options, self._say
-        if options.mode is Mode.FIXED_SCHEDULE:
-            count = prepared.data.step_count - options.warmup_count
-            if count <= 0:
-                raise SetupError("the warm-up takes all steps of the fixed schedule")
-            options = replace(options, request_count=count)
         probe = LagProbe()
         nursery.start_soon(probe.run)
         poller = await self._poller(nursery)
@@ -356,6 +354,14 @@ def _first(group: BaseExceptionGroup[SetupError]) -> SetupError:
         error = error.exceptions[0]
     assert isinstance(error, SetupError)
     return error
+
+
+def _of_schedule(options: Options, data: DataSet) -> Options:
+    """A fixed schedule sends each step once, the first ones to warm up."""
+    count = data.step_count - options.warmup_count
+    if count <= 0:
+        raise SetupError("the warm-up takes all steps of the fixed schedule")
+    return replace(options, request_count=count)
 
 
 def _failure(driver: Driver) -> str:

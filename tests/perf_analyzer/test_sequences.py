@@ -56,7 +56,7 @@ def test_lengths_vary_by_the_percentage_around_twenty() -> None:
 def test_ids_stay_in_their_range_and_are_never_live_twice() -> None:
     source = sequences(GENERATED, 2, length=2, variation_percent=0.0, first_id=10, id_count=2)
 
-    ids = []
+    ids: list[int] = []
     for _ in range(5):
         both = source.next(0).sequence_id, source.next(1).sequence_id
         assert len(set(both)) == 2
