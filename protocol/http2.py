@@ -13,6 +13,7 @@ import math
 from typing import Final
 
 from protocol.hpack import HpackError
+from protocol.http2_calls import CallState
 from protocol.http2_control import DRAINED, DRAINING, KEEPALIVE_PING, SERVING
 from protocol.http2_events import ConnectionClosed, Event
 from protocol.http2_input import InputHalf
@@ -129,7 +130,7 @@ class Http2Connection(InputHalf):
         if self._queued_bytes > self.limits.max_queued_bytes and self._queued_calls > 1:
             return self._now
         return min(
-            self._handshake_deadline,
+            math.inf if self._peer_settings_seen else self._handshake_deadline,
             self._block_deadline,
             self._age_deadline,
             self._grace_deadline,
@@ -197,9 +198,7 @@ class Http2Connection(InputHalf):
     # ---- time ----------------------------------------------------------------------------------
 
     def _check_deadlines(self, now: float) -> None:
-        if self._peer_settings_seen:
-            self._handshake_deadline = math.inf
-        if now >= self._handshake_deadline:
+        if now >= self._handshake_deadline and not self._peer_settings_seen:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the client's preface is overdue")
         if now >= self._block_deadline:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block is overdue")
@@ -246,22 +245,31 @@ class Http2Connection(InputHalf):
         self._control(ping_frame(KEEPALIVE_PING, ack=False))
 
     def _sweep_stalled(self, now: float) -> None:
-        """End what has been waiting for the peer's window since the last sweep.
+        """End what has made no progress since the last sweep.
 
-        A sweep marks each call that has something waiting, and framing anything unmarks it; what
-        the next sweep finds marked is stalled. So no send needs to know the time.
+        A sweep marks each call that has something unfinished, and any progress unmarks it; what
+        the next sweep finds marked is stalled. So no other step needs to know the time.
         """
         self._sweep_at = math.inf
         for call in list(self._calls.values()):
-            outbox = call.outbox
-            if outbox is None:
-                continue
-            self._sweep_at = now + self.limits.stall_timeout_seconds
-            if not outbox.is_marked:
-                outbox.is_marked = True
-            elif call.send_window > 0:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, UNREAD)
-            else:
-                self._say_reset(call, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)
-                self._drop(call, by_peer=False)
-                self._control(rst_stream_frame(call.stream_id, ErrorCode.ENHANCE_YOUR_CALM))
+            if call.outbox is not None:
+                self._sweep_at = now + self.limits.stall_timeout_seconds
+                if not call.outbox.is_marked:
+                    call.outbox.is_marked = True
+                elif call.send_window > 0:
+                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, UNREAD)
+                else:
+                    self._give_up(call)
+            elif call.inbox is not None and call.inbox.body is not None:
+                self._sweep_at = now + self.limits.stall_timeout_seconds
+                if call.recv_window <= 0 or self._recv_window <= 0:
+                    call.inbox.mark = -1  # it waits for credit
+                elif call.inbox.mark != call.inbox.missing:
+                    call.inbox.mark = call.inbox.missing
+                else:
+                    self._give_up(call)
+
+    def _give_up(self, call: CallState) -> None:
+        self._say_reset(call, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)
+        self._drop(call, by_peer=False)
+        self._control(rst_stream_frame(call.stream_id, ErrorCode.ENHANCE_YOUR_CALM))

@@ -21,6 +21,7 @@ COST_CONTINUATION: Final = 1.0
 COST_IDLE_FRAME: Final = 0.5  # PRIORITY, unknown kinds, frames of calls that are over
 COST_WINDOW_UPDATE: Final = 0.25  # an honest peer sends at most two per DATA frame it gets
 COST_CRUMB: Final = 0.25  # a DATA frame that is empty or tiny and ends nothing
+COST_TINY_MESSAGE: Final = 0.25  # until it is acknowledged, it costs more than its bytes
 COST_PLAIN_HTTP: Final = 1.0  # a request that is not gRPC
 
 EARNED_BY_CALL: Final = 2.0
@@ -29,6 +30,9 @@ EARNED_BY_FRAME_SENT: Final = 0.5
 
 # A DATA frame below this many bytes that ends no message is a crumb.
 CRUMB_BYTES: Final = 128
+
+# A message below this is no inference request, and its place in a queue is 20 times as large.
+TINY_MESSAGE_BYTES: Final = 16
 
 # gRPC's C core: without calls a ping every two hours is enough.
 IDLE_PING_INTERVAL_SECONDS: Final = 7_200.0

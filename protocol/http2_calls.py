@@ -18,15 +18,17 @@ class Inbox:
 
     `missing` bytes are still to come into `body`; with 0 missing, `prefix` holds the up to four
     octets seen of the next message's prefix. `first` is a whole message of a unary path, kept
-    back until the client half-closes.
+    back until the client half-closes. `mark` is what the last stall sweep found missing, -1 if
+    this message had not begun.
     """
 
-    __slots__ = ("body", "compressed", "first", "first_compressed", "missing", "prefix")
+    __slots__ = ("body", "compressed", "first", "first_compressed", "mark", "missing", "prefix")
 
     def __init__(self) -> None:
         self.prefix = b""
         self.body: bytearray | None = None
         self.missing = 0
+        self.mark = -1
         self.compressed = False
         self.first: MessageBytes | None = None
         self.first_compressed = False

@@ -46,8 +46,9 @@ class Http2Limits:
     unread_control_frames: int = 10_000
     # Preface and first SETTINGS; also each header block that needs CONTINUATION.
     handshake_timeout_seconds: float = 20.0
-    # Output that makes no progress for one to two of these periods ends its call, or, if it is
-    # the connection's window that is shut, the connection.
+    # A response that the client does not read, and a message that it does not finish although it
+    # may, end their calls after one to two of these periods without any progress; if it is the
+    # connection that the client does not read, the connection.
     stall_timeout_seconds: float = 120.0
     # The tolerance for frames that cost the server more than the peer: http2_budget.py.
     budget_tokens: float = 2_000.0
@@ -79,6 +80,8 @@ class Http2Limits:
                 f"connection_window_bytes {self.connection_window_bytes} is outside"
                 f" {DEFAULT_WINDOW} to {MAX_WINDOW}"
             )
+        if self.output_bytes < 1:
+            raise ValueError(f"output_bytes {self.output_bytes} is less than 1")
         if not 0 <= self.max_message_bytes < 2**32:
             raise ValueError(
                 f"max_message_bytes {self.max_message_bytes} is outside 0 to {2**32 - 1}"

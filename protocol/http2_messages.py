@@ -13,7 +13,9 @@ from typing import Final
 from protocol.http2_budget import (
     COST_IDLE_FRAME,
     COST_STREAM_ERROR,
+    COST_TINY_MESSAGE,
     EARNED_BY_CALL,
+    TINY_MESSAGE_BYTES,
 )
 from protocol.http2_calls import CallState, Inbox
 from protocol.http2_events import CallOpened, CallReset, MessageBytes, MessageReceived
@@ -105,6 +107,7 @@ class MessageHalf(ReplyHalf):
                 inbox.missing = nbytes
                 # Grows with what has come: the claimed length is not believed.
                 inbox.body = bytearray()
+                self._watch_for_stalls()
         if self._credit >= self._grant_bytes:
             self._grant()
         if call.credit * 2 >= self.limits.stream_window_bytes:
@@ -130,10 +133,13 @@ class MessageHalf(ReplyHalf):
         self, call: CallState, inbox: Inbox, compressed: bool, message: MessageBytes
     ) -> None:
         nbytes = len(message) + PREFIX_BYTES
+        if nbytes < TINY_MESSAGE_BYTES + PREFIX_BYTES:
+            self._charge(COST_TINY_MESSAGE)
         self._credit -= nbytes
         self._held_bytes += nbytes
         call.credit -= nbytes
         call.held += nbytes
+        inbox.mark = -1
         if self._favoured is call:
             self._favoured = None
         if self._starved:

@@ -41,6 +41,8 @@ from protocol.http2_wire import (
 COPY_BYTES: Final = 16_384
 # No DATA frame is longer, so that calls take turns even if the peer allows 16 MiB.
 MAX_TURN_BYTES: Final = 65_536
+# A call's queue is not `writable` beyond this many pieces: tiny ones cost more than their bytes.
+PENDING_PIECES: Final = 1_024
 # Calls that were reset are remembered twice this long at most: frames that were under way when
 # the reset was sent are no offence.
 REMEMBERED_RESETS: Final = 2_048
@@ -79,7 +81,7 @@ class OutputHalf:
         self._credit = 0
         self._held_bytes = 0
         self._now = 0.0
-        # When to look for calls that the peer's window has stopped: http2.py.
+        # When to look for calls that do not move on: http2.py.
         self._sweep_at = math.inf
         self._grant_bytes = limits.connection_window_bytes // 4
         self._resets: dict[int, bool] = {}  # stream id -> was it the peer that reset it
@@ -166,20 +168,27 @@ class OutputHalf:
         call = self._calls.get(stream_id)
         if call is None:
             return False
-        return call.outbox is None or call.outbox.nbytes < self.limits.pending_bytes
+        outbox = call.outbox
+        return outbox is None or (
+            outbox.nbytes < self.limits.pending_bytes and len(outbox.pieces) < PENDING_PIECES
+        )
 
     def _queue(self, call: CallState, pieces: tuple[MessageBytes, ...]) -> Outbox:
         outbox = call.outbox
         if outbox is None:
             outbox = call.outbox = Outbox()
             self._queued_calls += 1
-            self._sweep_at = min(self._sweep_at, self._now + self.limits.stall_timeout_seconds)
+            self._watch_for_stalls()
         for piece in pieces:
             outbox.pieces.append(memoryview(piece))
             outbox.nbytes += len(piece)
             self._queued_bytes += len(piece)
         self._enqueue(call, outbox)
         return outbox
+
+    def _watch_for_stalls(self) -> None:
+        if self._sweep_at == math.inf:
+            self._sweep_at = self._now + self.limits.stall_timeout_seconds
 
     def _enqueue(self, call: CallState, outbox: Outbox) -> None:
         if not outbox.is_queued and call.send_window > 0:
@@ -274,7 +283,8 @@ class OutputHalf:
 
     def _end(self, call: CallState) -> None:
         """The answer is complete."""
-        self._budget.tokens += EARNED_BY_CALL
+        if call.head.is_grpc:
+            self._budget.tokens += EARNED_BY_CALL
         if not call.remote_closed:
             # The client need not send the rest (RFC 9113, 8.1).
             self._drop(call, by_peer=False)

@@ -512,5 +512,7 @@ def test_limits_that_http2_forbids_are_refused() -> None:
         Http2Limits(stream_window_bytes=0)
     with pytest.raises(ValueError, match="connection_window_bytes 1 is outside 65535 to"):
         Http2Limits(connection_window_bytes=1)
+    with pytest.raises(ValueError, match="output_bytes 0 is less than 1"):
+        Http2Limits(output_bytes=0)
     with pytest.raises(ValueError, match="max_message_bytes -1 is outside 0 to 4294967295"):
         Http2Limits(max_message_bytes=-1)

@@ -166,6 +166,15 @@ def test_empty_and_tiny_data_frames() -> None:
     assert flood(peer, lambda _: peer.data(1, b"x"), most=10_000) > 3_000
 
 
+def test_a_hoard_of_empty_messages() -> None:
+    """Five octets on the wire, a hundred in a queue: 3,000 of them in each frame."""
+    peer = Peer()
+    peer.send(peer.headers(1))
+    octets = peer.data(1, grpc(b"") * 1_000)
+    closed = closed_with([event for _ in range(10) for event in peer.send(octets)])
+    assert closed.reason == USELESS
+
+
 def test_a_stream_of_small_messages_that_are_accepted_is_no_flood() -> None:
     peer = Peer()
     peer.send(peer.headers(1))

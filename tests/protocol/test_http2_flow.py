@@ -312,6 +312,16 @@ def test_output_is_framed_a_piece_at_a_time() -> None:
     assert connection.writable(1)
 
 
+def test_tiny_messages_fill_a_queue_by_their_number() -> None:
+    peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 0})
+    peer.opened(1)
+    peer.connection.send_response_headers(1)
+    for _ in range(1_024):
+        assert peer.connection.writable(1)
+        peer.connection.send_message(1, b"")
+    assert not peer.connection.writable(1)
+
+
 def test_a_client_that_leaves_a_gigabyte_unread_is_let_go() -> None:
     limits = Http2Limits(max_queued_bytes=100_000)
     peer = Peer(limits)

@@ -308,6 +308,37 @@ def test_a_connection_whose_window_stays_shut_ends() -> None:
     assert closed.reason == "the client does not read its responses"
 
 
+def test_an_upload_that_does_not_move_on_is_reset() -> None:
+    peer = Peer(LIMITS)
+    for stream_id in (1, 3, 5):
+        peer.send(peer.headers(stream_id), peer.data(stream_id, grpc(bytes(20_000))[:9_000]))
+    assert peer.connection.next_wake == 30.0
+    assert peer.tick(30.0) == []
+    peer.send(peer.data(3, bytes(200)))
+    peer.send(peer.data(5, bytes(11_005)), peer.data(5, grpc(bytes(20_000))[:9_000]))
+    assert peer.tick(60.0) == [CallReset(1, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)]
+    peer.send(peer.data(3, bytes(10_805), end=True))
+    assert peer.tick(90.0) == [CallReset(5, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)]
+    assert peer.tick(120.0) == []
+    assert peer.connection.open_calls == 1
+    assert peer.connection.next_wake > 120.0
+
+
+def test_an_upload_that_waits_for_credit_is_not_stalled() -> None:
+    limits = Http2Limits(stream_window_bytes=1_000, assembly_bytes=0, stall_timeout_seconds=30.0)
+    peer = Peer(limits)
+    for stream_id in (1, 3):
+        peer.send(peer.headers(stream_id))
+        peer.send(peer.data(stream_id, grpc(bytes(5_000))[:1_000]))
+    assert peer.window_updates(1) == [1_000]
+    assert peer.window_updates(3) == []
+    peer.tick(30.0)
+    assert peer.tick(60.0) == [CallReset(1, ErrorCode.ENHANCE_YOUR_CALM, by_peer=False)]
+    assert peer.window_updates(3) == [1_000]  # its turn has come
+    peer.send(peer.data(3, bytes(1_000)))
+    assert peer.tick(90.0) == []
+
+
 def test_a_stalled_client_cannot_hide_behind_other_calls() -> None:
     peer = Peer(LIMITS, settings={SETTING_INITIAL_WINDOW_SIZE: 20})
     peer.opened(1)
