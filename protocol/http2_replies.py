@@ -39,8 +39,10 @@ class ReplyHalf(OutputHalf):
         call = self._calls.get(stream_id)
         if call is None:
             return False
-        pieces = message if isinstance(message, list) else (message,)
-        nbytes = sum(map(len, pieces)) + PREFIX_BYTES
+        if isinstance(message, list):
+            nbytes = sum(map(len, message)) + PREFIX_BYTES
+        else:
+            nbytes = len(message) + PREFIX_BYTES
         pack = self._pack_reply
         if (
             pack is None
@@ -70,7 +72,10 @@ class ReplyHalf(OutputHalf):
             nbytes - PREFIX_BYTES,
         )
         back = FRAME.pack(len(tail) << 8 | HEADERS, END_HEADERS | END_STREAM, stream_id)
-        self._out.append(b"".join((front, *pieces, back, tail)))
+        if isinstance(message, list):
+            self._out.append(b"".join((front, *message, back, tail)))
+        else:
+            self._out.append(b"".join((front, message, back, tail)))
         self._framed_bytes += nbytes
         self._send_window -= nbytes
         self._sent_since_ping = True
