@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from protocol.datatypes import Array
 from protocol.inference import InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import Timings
+from repo.backends.python.environment import EnvironmentStore
+from repo.backends.python.launch import WorkerSpec
 from tests.actors.process_rig import load_error, model_spec, request, running
 
 DOUBLE = """
@@ -331,7 +334,7 @@ async def test_a_worker_that_dies_while_loading_is_not_healthy(tmp_path: Path) -
 
 async def test_an_interpreter_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     spec = model_spec(tmp_path, "pass")
-    spec = type(spec)("/nowhere/python", spec.environment, spec.load)
+    spec = WorkerSpec("/nowhere/python", spec.environment, spec.load)
     error = await load_error(spec)
     assert error.message.startswith("Failed to start the worker of model instance 'm_0_0': ")
 
@@ -415,6 +418,27 @@ async def test_a_python_based_backend_is_imported_from_its_own_directory(tmp_pat
     (tmp_path / "m" / "1" / "model.py").rename(backend / "model.py")
     async with running(source) as rig:
         assert await rig.infer([1]) == [f"model {tmp_path}/m/1".encode()]
+
+
+async def test_a_worker_runs_in_the_environment_that_its_model_names(tmp_path: Path) -> None:
+    directory = tmp_path / "env"
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin" / "activate").touch()
+    interpreter = directory / "bin" / "python3"
+    interpreter.write_text(f'#!/bin/sh\nMARK=mine exec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    body = """
+    def execute(self, requests):
+        found = [os.environ.get("MARK"), os.environ["VIRTUAL_ENV"], os.environ["LD_LIBRARY_PATH"]]
+        return [answer(np.array(found, object)) for r in requests]
+    """
+    spec = model_spec(tmp_path, body)
+    made = EnvironmentStore().open(str(directory), tmp_path)
+    async with running(WorkerSpec(made.interpreter, made.variables, spec.load)) as rig:
+        found = await rig.infer([1])
+    assert isinstance(found, list)
+    assert found[:2] == [b"mine", str(directory).encode()]
+    assert found[2].startswith(str(directory / "lib").encode())
 
 
 async def test_stop_lets_what_is_inside_finish(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ DEFAULT_SEGMENT_BYTES = 1 << 20
 # Doubling stops here: beyond it a large arena grows in steps that waste at most this much.
 MAX_GROWTH_BYTES = 64 << 20
 
-# One direction of one worker. More than any sane batch; a defect should not eat the machine.
-ARENA_LIMIT_BYTES = 64 << 30
+# One direction of one worker: a defect, or one absurd request, should not eat the machine.
+ARENA_LIMIT_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 # After this many spans a segment in which none was placed is dropped, so that one huge request
 # does not hold its memory for ever.

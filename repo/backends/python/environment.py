@@ -75,6 +75,7 @@ class EnvironmentStore:
         return path.absolute() if path.is_file() and path.is_symlink() else path.resolve()
 
     def _unpack(self, archive: Path) -> Path:
+        archive = archive.resolve()
         with self._lock:
             key = (archive, archive.stat().st_mtime_ns)
             known = self._unpacked.get(key)
