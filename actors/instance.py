@@ -7,17 +7,27 @@ caller, then `Grant` to whoever hands out work. It decides nothing: a batch that
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import math
 from collections.abc import Sequence
+from typing import Final, Protocol
 
 import trio
 
-from actors.channels import Door
+from actors.channels import Door, Mailbox
 from actors.executor import Executor
-from actors.messages import BatchExecuted, Execute, Fact, Grant, Reply, Submit, VersionKey
+from actors.messages import BatchExecuted, Execute, Fact, Reply, Submit, VersionKey
 from protocol.inference import InferResponse
 from protocol.status import ServerError, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
+from repo.warmup import WarmupSample, warmup_failure
+
+log = logging.getLogger(__name__)
+
+# The request parameter with which a caller asks to be told why it waited.
+EXPLAIN: Final = "troupe_explain"
+# Responses of a warm-up that nobody has looked at yet.
+WARMUP_WINDOW: Final = 64
 
 
 class Responder:
@@ -73,6 +83,26 @@ class Responder:
         del self._in_flight[self._submit.number]
 
 
+def _explain(submit: Submit, response: InferResponse, batch: Execute, started_at: float) -> None:
+    """Say why the request waited, if it asked to be told."""
+    if submit.request.parameters.get(EXPLAIN) is True:
+        response.parameters |= {
+            "troupe_batch_size": batch.batch_size,
+            "troupe_queue_wait_us": round((started_at - submit.submitted_at) * 1e6),
+            "troupe_closed_by": batch.closed_by,
+        }
+
+
+class GrantsOut(Protocol):
+    """Whom an instance tells that it can take more work."""
+
+    def loaded(self, index: int) -> None:
+        """The instance is ready for its first executions."""
+
+    def executed(self, index: int) -> None:
+        """One execution has ended."""
+
+
 class Instance:
     """Runs batches on one executor, as many at a time as it has grants to give."""
 
@@ -84,17 +114,19 @@ class Instance:
         key: VersionKey,
         executor: Executor,
         execute: trio.MemoryReceiveChannel[Execute],
-        freed: Door[Grant],
-        grants: int,
+        grants: GrantsOut,
+        carriers: int,
         statistics: Door[Fact],
+        warmup: Sequence[WarmupSample] = (),
     ) -> None:
         self.index = index
         self.name = name
         self._key = key
         self._executor = executor
         self._execute = execute
-        self._freed = freed
         self._grants = grants
+        self._carriers = carriers
+        self._warmup = warmup
         self._statistics = statistics
         self._in_flight: dict[int, Responder] = {}
 
@@ -102,12 +134,13 @@ class Instance:
         """Load, report `started`, then serve until the execute channel ends."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._executor.start)
-            task_status.started()
             try:
-                for _ in range(self._grants):
-                    self._freed.send_nowait(Grant(self.index))
+                for sample in self._warmup:
+                    await self._warm_up(sample)
+                task_status.started()
+                self._grants.loaded(self.index)
                 async with trio.open_nursery() as carriers:
-                    for _ in range(self._grants):
+                    for _ in range(self._carriers):
                         carriers.start_soon(self._carry)
             finally:
                 self._executor.stop()
@@ -129,10 +162,36 @@ class Instance:
         """One batch after the other; there are as many carriers as grants."""
         async for batch in self._execute:
             await self._run_batch(batch)
-            # Room is certain: the door holds every grant that all instances can have out. A closed
-            # door means that the scheduler has left; what it still dispatched is run all the same.
-            with contextlib.suppress(trio.BrokenResourceError):
-                self._freed.send_nowait(Grant(self.index))
+            self._grants.executed(self.index)
+
+    async def _warm_up(self, sample: WarmupSample) -> None:
+        """Run a sample past the scheduler. Raises ServerError when any answer is an error."""
+        model, _ = self._key
+        for iteration in range(sample.count):
+            log.debug(
+                "model '%s' instance %s is running warmup sample '%s' for iteration %s",
+                model,
+                self.name,
+                sample.name,
+                iteration,
+            )
+            mailbox = Mailbox()
+            replies: Door[Reply] = mailbox.door(WARMUP_WINDOW)
+            now = trio.current_time()
+            submits = [
+                Submit(-number, request, sample.batch_size, None, 0, math.inf, now, replies)
+                for number, request in enumerate(sample.requests, start=1)
+            ]
+            size = sum(submit.batch_size or 1 for submit in submits)
+            unanswered = len(submits)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
+                while unanswered:
+                    await mailbox.wait()
+                    for reply in replies.drain():
+                        if isinstance(reply.outcome, ServerError):
+                            raise warmup_failure(sample.name, reply.outcome)
+                        unanswered -= reply.final
 
     async def _run_batch(self, batch: Execute) -> None:
         started_at = trio.current_time()
@@ -160,9 +219,12 @@ class Instance:
         assert len(outcomes) == len(responders), "an executor answers every request of a batch"
         # Before the replies: whoever asks for statistics after its answer finds itself counted.
         await self._report(batch, outcomes, timings, started_at)
-        for responder, outcome in zip(responders, outcomes, strict=True):
-            if outcome is not None:
-                responder.deliver_nowait(outcome)
+        for submit, responder, outcome in zip(batch.submits, responders, outcomes, strict=True):
+            if outcome is None:
+                continue  # its responses go, or went, through the responder
+            if submit.request.parameters and isinstance(outcome, InferResponse):
+                _explain(submit, outcome, batch, started_at)
+            responder.deliver_nowait(outcome)
 
     async def _report(
         self,

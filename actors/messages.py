@@ -18,6 +18,7 @@ from actors.counters import VersionCounters
 from protocol.inference import InferRequest, InferResponse
 from protocol.status import ServerError
 from repo.backends.base import Timings
+from repo.instance_groups import InstanceSpec
 
 # --- to a frontend -------------------------------------------------------------------------------
 
@@ -63,6 +64,73 @@ class Grant:
     """Instance `instance` can take one more execution."""
 
     instance: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reserve:
+    """These requests are about to be executed: let their responses leave in this order."""
+
+    callers: Sequence[tuple[int, Door[Reply]]]
+
+
+# --- to RateLimiter ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegisterInstances:
+    """These instances, as the limiter numbers them, will execute; the answer is None or why not."""
+
+    group: Hashable
+    instances: Sequence[tuple[int, InstanceSpec]]
+    grants: Door[Grant]
+    reply: trio.MemorySendChannel[ServerError | None]
+
+
+@dataclass(frozen=True, slots=True)
+class UnregisterInstances:
+    """These instances have ended."""
+
+    instances: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGrants:
+    """The model could use `count` further executions."""
+
+    group: Hashable
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseGrant:
+    """The instance has executed, or its grant was not needed after all."""
+
+    instance: int
+    executed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LendResources:
+    """The instance waits for another model, and needs nothing meanwhile."""
+
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBackResources:
+    """The instance goes on."""
+
+    instance: int
+
+
+LimiterMessage = (
+    RegisterInstances
+    | UnregisterInstances
+    | RequestGrants
+    | ReleaseGrant
+    | LendResources
+    | TakeBackResources
+)
 
 
 # --- to an instance ------------------------------------------------------------------------------

@@ -6,16 +6,19 @@ nursery and nothing else; the outcome travels to ModelRepository as a return val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
 
 from actors.channels import Door
 from actors.instance import Instance
-from actors.messages import Drain
+from actors.messages import Drain, Grant
 from actors.model_index import ServingVersion
+from actors.rate_limiter import LimiterSeat
+from actors.resequencer import OrderedReplies
 from actors.scheduler import Control, Scheduler
+from repo.instance_groups import InstanceSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,18 +29,37 @@ class VersionActors:
     scheduler: Scheduler
     instances: Sequence[Instance]
     control: Door[Control]
+    ordering: OrderedReplies | None
+    seat: LimiterSeat | None
+    grants: Door[Grant]
+    specs: Sequence[InstanceSpec]
+    close_strategy: Callable[[], None] | None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load every instance, report `started`, serve until drained.
 
         Raises ServerError when an instance does not load, or whatever an actor crashed with.
         """
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as loading:
-                for instance in self.instances:
-                    loading.start_soon(nursery.start, instance.run)
-            nursery.start_soon(self.scheduler.run)
-            task_status.started()
+        try:
+            if self.seat is not None:
+                await self.seat.register(self.specs, self.grants)
+            async with trio.open_nursery() as companions:
+                if self.ordering is not None:
+                    await companions.start(self.ordering.run)
+                async with trio.open_nursery() as street:
+                    async with trio.open_nursery() as loading:
+                        for instance in self.instances:
+                            loading.start_soon(street.start, instance.run)
+                    street.start_soon(self.scheduler.run)
+                    task_status.started()
+                if self.ordering is not None:
+                    await self.ordering.flush()
+                companions.cancel_scope.cancel()
+        finally:
+            if self.seat is not None:
+                self.seat.leave()
+            if self.close_strategy is not None:
+                self.close_strategy()
 
     def drain(self) -> None:
         """Refuse new work, finish what was accepted, then let `run` return."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
+from actors.policy.limiting import declared_resource
 from protocol.restriction import RestrictedApis
 from protocol.v2_json_parameters import HeaderForwarding
 
@@ -180,6 +181,11 @@ def _one_of(flag: str, *words: str) -> Callable[[str], str]:
     return parse
 
 
+def _resource(text: str) -> str:
+    declared_resource(text)
+    return text
+
+
 def _not_empty(flag: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not text:
@@ -324,13 +330,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "rate-limit",
         "off or execution_count",
         _one_of("rate-limit", "off", "execution_count"),
-        missing="the rate limiter is not supported",
     ),
     Flag(
         "rate-limit-resource",
         "<name>:<count>[:<device>]",
+        _resource,
         repeated=True,
-        missing="the rate limiter is not supported",
     ),
     Flag("pinned-memory-pool-byte-size", "bytes of page-locked memory", _integer),
     Flag("cuda-memory-pool-byte-size", "<gpu>:<bytes>", repeated=True),

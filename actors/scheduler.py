@@ -30,6 +30,8 @@ from actors.messages import (
 )
 from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
 from actors.policy.queueing import Ticket
+from actors.rate_limiter import LimiterSeat
+from actors.resequencer import OrderingSeat
 from protocol.status import (
     ServerError,
     cancelled,
@@ -83,6 +85,8 @@ class Scheduler:
         statistics: Door[Fact],
         has_levels: bool,
         ceiling: int,
+        ordering: OrderingSeat | None = None,
+        limiter: LimiterSeat | None = None,
     ) -> None:
         self._key = key
         self._policy = policy
@@ -95,6 +99,9 @@ class Scheduler:
         self._statistics = statistics
         self._has_levels = has_levels
         self._ceiling = ceiling
+        self._ordering = ordering
+        self._limiter = limiter
+        self._asked = 0  # grants that the limiter knows we could use, and has not given
         self._draining = False
         self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
 
@@ -128,6 +135,7 @@ class Scheduler:
                     policy.drain()
         for grant in self._grants.drain():
             policy.grant(grant.instance)
+            self._asked -= 1
         for door in self._doors:
             if len(door):
                 self._admit(door, now)
@@ -139,7 +147,21 @@ class Scheduler:
                     self._refuse(_submit(action.ticket), action.cause, now)
                 case Report(text):
                     log.error("%s", text)
+        if self._limiter is not None:
+            self._balance(self._limiter)
         self._tell_statistics()
+
+    def _balance(self, limiter: LimiterSeat) -> None:
+        """Ask for the executions that could be used, and give back those that cannot.
+
+        A grant holds resources that other models wait for, so none is kept in reserve.
+        """
+        for instance in self._policy.surrender():
+            limiter.release(instance, executed=False)
+        wanted = self._policy.grants_wanted
+        if wanted > self._asked:
+            limiter.ask(wanted - self._asked)
+            self._asked = wanted
 
     def _admit(self, door: Door[Submit], now: float) -> None:
         """Queue what waits at one level's door, the most urgent level first.
@@ -170,6 +192,8 @@ class Scheduler:
 
     def _dispatch(self, action: Dispatch) -> None:
         submits = [_submit(ticket) for ticket in action.tickets]
+        if self._ordering is not None:
+            submits = self._ordering.enter(submits)
         # The grant is the credit: the instance's channel has room for every grant it gave.
         self._execute[action.instance].send_nowait(
             Execute(submits, action.batch_size, action.closed_by)
@@ -203,8 +227,7 @@ class Scheduler:
 
     def _answer(self, submit: Submit, error: ServerError) -> None:
         try:
-            # Room is certain: a caller keeps a place for its one final reply.
-            submit.reply.send_nowait(Reply(submit.number, error, final=True))
+            submit.reply.send_owed(Reply(submit.number, error, final=True))
         except trio.BrokenResourceError:
             return  # the caller has gone
 

@@ -57,9 +57,9 @@ class Statistics:
     def _take(self, fact: Fact) -> None:
         match fact:
             case BatchExecuted():
-                counters = self._versions.get(fact.key)
-                if counters is not None:
-                    count_execution(counters, fact, self._wall_clock.now_ms())
+                # A warm-up is executed before its version is loaded.
+                warm = self._versions.setdefault(fact.key, VersionCounters())
+                count_execution(warm, fact, self._wall_clock.now_ms())
             case RequestsRefused():
                 counters = self._versions.get(fact.key)
                 if counters is not None:
@@ -67,7 +67,10 @@ class Statistics:
                     counters.fail.add(refused, int(sum(fact.total_seconds) * _NS))
                     counters.failures[fact.reason] += refused
             case VersionLoaded():
-                self._versions[fact.key] = VersionCounters(load_seconds=fact.load_seconds)
+                loaded = self._versions.get(fact.key)
+                if loaded is None or loaded.load_seconds:
+                    loaded = self._versions[fact.key] = VersionCounters()
+                loaded.load_seconds = fact.load_seconds
             case VersionUnloaded():
                 self._versions.pop(fact.key, None)
             case GetStatistics():

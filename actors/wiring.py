@@ -6,9 +6,9 @@ server. A simulation calls the same two functions with other ports.
 
 from __future__ import annotations
 
+import itertools
 import math
 import ssl
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,25 +18,23 @@ from actors.admin_frontend import AdminFrontend
 from actors.calls import Calls
 from actors.channels import Door, Mailbox, Watch
 from actors.control_plane import ControlPlane
-from actors.executor import Executor
 from actors.grpc_frontend import GrpcFrontend
 from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import GrpcSettings
 from actors.http_frontend import HttpFrontend
 from actors.http_operations import HttpOperations
-from actors.instance import Instance
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
-from actors.messages import Execute, Fact, Grant, LoadModel, Submit, UnloadModel
+from actors.messages import Fact, LimiterMessage, LoadModel, UnloadModel
 from actors.metrics import Metrics, Processor
-from actors.model_index import ModelIndex, ServingVersion
+from actors.model_index import ModelIndex
 from actors.model_repository import ModelRepository, ModelSource
 from actors.model_version import VersionActors
 from actors.options import ServerOptions
-from actors.policy.actions import SchedulingPolicy
-from actors.policy.batching import DefaultScheduler, DynamicBatcher
-from actors.scheduler import Control, Scheduler
+from actors.policy.limiting import RateLimiter, declared_resource
+from actors.rate_limiter import RateLimiterActor
 from actors.shared_memory import SharedMemory
 from actors.statistics import Statistics, StatisticsReader, WallClock
+from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
 from protocol.grpc_compression import CompressionLevel
 from protocol.grpc_service import routes
 from protocol.http1 import HttpLimits
@@ -45,34 +43,15 @@ from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_parameters import HeaderForwarding
 from protocol.v2_json_response import InferEncoder
-from repo.backends.base import InstanceContext
-from repo.instance_groups import InstanceSpec
-from repo.model_config import (
-    BatchingSettings,
-    QueuePolicySettings,
-    batching_settings,
-    is_decoupled,
-    scheduling_choice,
-)
 from repo.preparation import ModelDescription
-from repo.request_rules import RequestRules
 
-# A burst of one poll of the event loop; a caller that finds it full waits, which is the
-# back-pressure, and the scheduler empties it in its next turn.
-SUBMIT_DOOR: Final = 64
-# Requests one priority level may queue when its policy sets no limit. Beyond it the scheduler
-# stops draining the door. Only there so that memory has a bound: a queued request is its tensors.
-QUEUE_CEILING: Final = 65_536
-# Each request is cancelled at most once, and requests are bounded above; an order to drain is one.
-CONTROL_DOOR: Final = 2**20
 # Facts wait here until Statistics looks: at half of it, or when somebody asks.
 FACTS_DOOR: Final = 256
 # Operators, not traffic: a full door makes them wait for each other.
 REPOSITORY_DOOR: Final = 16
-# A model may declare any number of levels; those beyond the last door share it.
-MAX_LEVEL_DOORS: Final = 64
-
-MakeExecutor = Callable[[InstanceContext], Executor]
+# What schedulers and instances say to the limiter: per request at most a wish, a release and two
+# loans, and requests are bounded by the schedulers' queues.
+LIMITER_DOOR: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +69,7 @@ class Core:
     """The actors behind every frontend, wired but not running, and the endpoints of frontends."""
 
     statistics: Statistics
+    limiter: RateLimiterActor | None
     repository: ModelRepository
     control_plane: ControlPlane
     calls: Calls
@@ -101,6 +81,8 @@ class Core:
         """Load models, report `started`, serve until the repository has been drained."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.statistics.run)
+            if self.limiter is not None:
+                await nursery.start(self.limiter.run)
             async with trio.open_nursery() as models:
                 await models.start(self.repository.run)
                 task_status.started()
@@ -118,17 +100,21 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     regions = SharedMemory(allowed=options.allow_client_shm)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
 
+    limiter, limiter_door = _wire_limiter(options)
+    version_ports = VersionPorts(
+        make_executor=ports.make_executor,
+        facts=facts,
+        limiter=limiter_door,
+        limiter_numbers=itertools.count(1),
+    )
+
     def wire(description: ModelDescription, version: int) -> VersionActors:
-        return wire_version(
-            description,
-            version,
-            make_executor=ports.make_executor,
-            settings=options.backend_settings(description.config.backend),
-            facts=facts,
-        )
+        settings = options.backend_settings(description.config.backend)
+        return wire_version(description, version, ports=version_ports, settings=settings)
 
     return Core(
         statistics=Statistics(mailbox=facts_box, facts=facts, wall_clock=ports.wall_clock),
+        limiter=limiter,
         repository=ModelRepository(
             options=options,
             source=ports.source,
@@ -154,98 +140,16 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     )
 
 
-def wire_version(
-    description: ModelDescription,
-    version: int,
-    *,
-    make_executor: MakeExecutor,
-    settings: Mapping[str, str],
-    facts: Door[Fact],
-) -> VersionActors:
-    """One scheduler and its instances."""
-    config = description.config
-    key = (config.name, version)
-    batching = batching_settings(config)
-    dynamic = scheduling_choice(config) == "dynamic_batching"
-    policy: SchedulingPolicy = DynamicBatcher(batching) if dynamic else DefaultScheduler()
-
+def _wire_limiter(
+    options: ServerOptions,
+) -> tuple[RateLimiterActor | None, Door[LimiterMessage] | None]:
+    if options.rate_limit == "off":
+        return None, None
+    declared = [declared_resource(argument) for argument in options.rate_limit_resource]
     mailbox = Mailbox()
-    control: Door[Control] = mailbox.door(CONTROL_DOOR)
-    executors = [
-        make_executor(_context(description, version, spec, settings))
-        for spec in description.instances
-    ]
-    grants_of = [executor.depth if _may_prefetch(batching) else 1 for executor in executors]
-    grants: Door[Grant] = mailbox.door(sum(grants_of))
-    level_doors = min(max(1, batching.priority_levels), MAX_LEVEL_DOORS)
-    doors: list[Door[Submit]] = [mailbox.door(SUBMIT_DOOR) for _ in range(level_doors)]
-    # One place per grant: the scheduler sends only against one.
-    channels = [trio.open_memory_channel[Execute](count) for count in grants_of]
-    instances = [
-        Instance(
-            index=number,
-            name=spec.name,
-            key=key,
-            executor=executors[number],
-            execute=channels[number][1],
-            freed=grants,
-            grants=grants_of[number],
-            statistics=facts,
-        )
-        for number, spec in enumerate(description.instances)
-    ]
-    scheduler = Scheduler(
-        key=key,
-        policy=policy,
-        mailbox=mailbox,
-        control=control,
-        grants=grants,
-        doors=doors,
-        instances=instances,
-        execute=[send for send, _ in channels],
-        statistics=facts,
-        has_levels=batching.priority_levels > 0,
-        ceiling=QUEUE_CEILING,
-    )
-    serving = ServingVersion(
-        name=config.name,
-        version=version,
-        config=config,
-        config_json=description.config_json,
-        rules=RequestRules.compile(config),
-        doors=doors,
-        control=control,
-        instances=instances,
-        decoupled=is_decoupled(config),
-        priority_levels=batching.priority_levels,
-        default_level=batching.default_priority_level,
-        pending=scheduler.pending,
-        labels=description.labels,
-    )
-    return VersionActors(serving=serving, scheduler=scheduler, instances=instances, control=control)
-
-
-def _context(
-    description: ModelDescription, version: int, spec: InstanceSpec, settings: Mapping[str, str]
-) -> InstanceContext:
-    return InstanceContext(
-        config=description.config,
-        version=version,
-        model_directory=description.directory,
-        instance_name=spec.name,
-        kind=spec.kind,
-        device_id=spec.device_id,
-        settings=settings,
-    )
-
-
-def _may_prefetch(batching: BatchingSettings) -> bool:
-    """Whether an instance may hold a second batch while it runs the first.
-
-    That keeps a worker busy between batches, but a batch handed over early can no longer be
-    overtaken by a more urgent request, time out or make room: so only without any of these.
-    """
-    return not batching.priority_levels and batching.default_policy == QueuePolicySettings()
+    messages: Door[LimiterMessage] = mailbox.door(LIMITER_DOOR)
+    limiter = RateLimiterActor(mailbox=mailbox, messages=messages, policy=RateLimiter(declared))
+    return limiter, messages
 
 
 def wire_http(

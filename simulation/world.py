@@ -112,6 +112,10 @@ class World:
     ) -> InferResponse:
         """One inference with a FP32 tensor INPUT of shape [batch, *dims]. Raises ServerError."""
         request = zeros(model, (batch, *dims), id=id, priority=priority, timeout_us=timeout_us)
+        return await self.ask(request, deadline_at=deadline_at)
+
+    async def ask(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
+        """Any inference. Raises ServerError."""
         return await infer(self.core.calls, request, deadline_at=deadline_at)
 
     async def _run(self, scenario: Scenario) -> None:

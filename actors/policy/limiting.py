@@ -92,6 +92,7 @@ class _Instance:
     executions: int = 1
     wanted: int = 0  # requests for this very instance that are not staged yet
     is_staged: bool = False
+    lends: bool = False  # it executes, and others may use its resources meanwhile
     serves_group: bool = False  # staged for a request that any member could serve
 
     @property
@@ -167,7 +168,7 @@ class RateLimiter:
         if gone.is_staged:
             self._staged = [entry for entry in self._staged if entry[2] != instance]
         if self._allocated.pop(instance, None) is not None:
-            self._used.subtract(gone.needs)
+            self._free(gone)
         group = self._groups[gone.group]
         group.members.remove(gone)
         if gone.is_staged and gone.serves_group:
@@ -198,8 +199,38 @@ class RateLimiter:
         """The granted execution is over, or, without `executed`, was not needed after all."""
         done = self._allocated.pop(instance)
         done.executions += executed
-        self._used.subtract(done.needs)
+        self._free(done)
         self._dirty[done.group] = None
+
+    def lend(self, instance: int) -> None:
+        """An executing instance waits for another model: meanwhile others use its resources.
+
+        Without this, a model that calls another one which needs what the caller holds would wait
+        for itself. Harmless when the instance is not executing, or lends already.
+        """
+        lender = self._allocated.get(instance)
+        if lender is not None and not lender.lends:
+            self._used.subtract(lender.needs)
+            lender.lends = True
+
+    def take_back(self, instance: int) -> None:
+        """The wait is over: the instance goes on at once, even where that is more than there is.
+
+        Until as much has been released again, nothing else that needs the resource is granted.
+        """
+        lender = self._allocated.get(instance)
+        if lender is not None and lender.lends:
+            self._used.update(lender.needs)
+            lender.lends = False
+
+    def knows(self, group: Hashable) -> bool:
+        """Whether the group has any instance."""
+        return group in self._groups
+
+    def _free(self, done: _Instance) -> None:
+        if not done.lends:
+            self._used.subtract(done.needs)
+        done.lends = False
 
     def step(self) -> list[Grant]:
         """Stage what is wanted and grant whatever fits, in rank order."""

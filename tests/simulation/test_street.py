@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from actors import wiring
+from actors import version_wiring
 from actors.calls import DOOR_PATIENCE_SECONDS
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
@@ -81,8 +81,8 @@ def test_the_default_scheduler_never_batches() -> None:
 def test_a_full_door_makes_the_caller_wait_and_then_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(wiring, "QUEUE_CEILING", 2)
-    monkeypatch.setattr(wiring, "SUBMIT_DOOR", 2)
+    monkeypatch.setattr(version_wiring, "QUEUE_CEILING", 2)
+    monkeypatch.setattr(version_wiring, "SUBMIT_DOOR", 2)
     failures: list[ServerError] = []
 
     async def scenario(world: World) -> None:
@@ -105,8 +105,8 @@ def test_a_full_door_makes_the_caller_wait_and_then_refuses(
 def test_a_caller_at_a_full_door_gets_in_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(wiring, "QUEUE_CEILING", 1)
-    monkeypatch.setattr(wiring, "SUBMIT_DOOR", 1)
+    monkeypatch.setattr(version_wiring, "QUEUE_CEILING", 1)
+    monkeypatch.setattr(version_wiring, "SUBMIT_DOOR", 1)
     failures: list[ServerError] = []
 
     async def scenario(world: World) -> None:

@@ -1,0 +1,43 @@
+"""How an instance's readiness becomes grants: straight to its scheduler, or through the limiter."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import trio
+
+from actors.channels import Door
+from actors.messages import Grant
+from actors.rate_limiter import LimiterSeat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DirectGrants:
+    """`--rate-limit=off`: whatever an instance can take, its scheduler may give it at once."""
+
+    door: Door[Grant]
+    at_start: int
+
+    def loaded(self, index: int) -> None:
+        for _ in range(self.at_start):
+            self.executed(index)
+
+    def executed(self, index: int) -> None:
+        # Room is certain: the door holds every grant that all instances can have out. A closed
+        # door means that the scheduler has left; what it still dispatched is run all the same.
+        with contextlib.suppress(trio.BrokenResourceError):
+            self.door.send_nowait(Grant(index))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LimitedGrants:
+    """`--rate-limit=execution_count`: an idle model must not sit on resources."""
+
+    seat: LimiterSeat
+
+    def loaded(self, index: int) -> None:
+        """The limiter grants when the scheduler asks."""
+
+    def executed(self, index: int) -> None:
+        self.seat.release(index, executed=True)

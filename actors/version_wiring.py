@@ -1,0 +1,224 @@
+"""The map of one model version: its channels with their capacities, and its actors.
+
+Submit doors → Scheduler → Execute channels → Instances → (OrderedReplies) → callers
+Grants flow back from the instances, straight or through the server's RateLimiter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from actors.channels import Door, Mailbox
+from actors.executor import Executor
+from actors.grants import DirectGrants, LimitedGrants
+from actors.instance import Instance
+from actors.messages import Execute, Fact, Grant, LimiterMessage, Reply, Reserve, Submit
+from actors.model_index import ServingVersion
+from actors.model_version import VersionActors
+from actors.policy.actions import SchedulingPolicy
+from actors.policy.batching import DefaultScheduler, DynamicBatcher
+from actors.rate_limiter import LimiterSeat
+from actors.resequencer import OrderedReplies, OrderingSeat
+from actors.scheduler import Control, Scheduler
+from actors.strategy import ModelStrategy
+from repo.backends.base import InstanceContext
+from repo.batch_strategy import load_strategy
+from repo.instance_groups import InstanceSpec
+from repo.model_config import (
+    batching_settings,
+    is_decoupled,
+    scheduling_choice,
+)
+from repo.preparation import ModelDescription
+from repo.request_rules import RequestRules
+from repo.warmup import warmup_samples
+
+# A burst of one poll of the event loop; a caller that finds it full waits, which is the
+# back-pressure, and the scheduler empties it in its next turn.
+SUBMIT_DOOR: Final = 64
+# Requests one priority level may queue when its policy sets no limit. Beyond it the scheduler
+# stops draining the door. Only there so that memory has a bound: a queued request is its tensors.
+QUEUE_CEILING: Final = 65_536
+# Each request is cancelled at most once, and requests are bounded above; an order to drain is one.
+CONTROL_DOOR: Final = 2**20
+# A model may declare any number of levels; those beyond the last door share it.
+MAX_LEVEL_DOORS: Final = 64
+# Replies on their way through a model's order; the final ones are owed and always fit.
+ORDERED_REPLIES_DOOR: Final = 64
+
+MakeExecutor = Callable[[InstanceContext], Executor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VersionPorts:
+    """What every version's actors share with the rest of the server."""
+
+    make_executor: MakeExecutor
+    facts: Door[Fact]
+    limiter: Door[LimiterMessage] | None  # None: --rate-limit=off
+    limiter_numbers: Iterator[int]
+
+
+def wire_version(
+    description: ModelDescription,
+    version: int,
+    *,
+    ports: VersionPorts,
+    settings: Mapping[str, str],
+) -> VersionActors:
+    """One scheduler and its instances. Raises ServerError where the model's own code fails."""
+    config = description.config
+    key = (config.name, version)
+    batching = batching_settings(config)
+    dynamic = scheduling_choice(config) == "dynamic_batching"
+    strategy = _strategy(description, version) if dynamic else None
+    policy: SchedulingPolicy = DefaultScheduler()
+    if dynamic:
+        policy = DynamicBatcher(batching, strategy=strategy, on_demand=ports.limiter is not None)
+    mailbox = Mailbox()
+    control: Door[Control] = mailbox.door(CONTROL_DOOR)
+    level_doors = min(max(1, batching.priority_levels), MAX_LEVEL_DOORS)
+    doors: list[Door[Submit]] = [mailbox.door(SUBMIT_DOOR) for _ in range(level_doors)]
+    seat = _seat(ports, key, description)
+    contexts = [_context(description, version, spec, settings) for spec in description.instances]
+    made = [ports.make_executor(context) for context in contexts]
+    at_once = max((_executions_at_once(each, dynamic, seat) for each in made), default=1)
+    grants: Door[Grant] = mailbox.door(at_once * max(1, len(made)))
+    # One place per grant: the scheduler sends only against one.
+    channels = [trio.open_memory_channel[Execute](at_once) for _ in made]
+    ordering = OrderingWiring(at_once * len(made)) if batching.preserve_ordering else None
+    samples = warmup_samples(config, description.directory)
+    instances = [
+        Instance(
+            index=number,
+            name=spec.name,
+            key=key,
+            executor=made[number],
+            execute=channels[number][1],
+            grants=LimitedGrants(seat) if seat else DirectGrants(grants, _at_start(spec, at_once)),
+            carriers=at_once,
+            statistics=ports.facts,
+            warmup=() if spec.passive else samples,
+        )
+        for number, spec in enumerate(description.instances)
+    ]
+    scheduler = Scheduler(
+        key=key,
+        policy=policy,
+        mailbox=mailbox,
+        control=control,
+        grants=grants,
+        doors=doors,
+        instances=instances,
+        execute=[send for send, _ in channels],
+        statistics=ports.facts,
+        has_levels=batching.priority_levels > 0,
+        ceiling=QUEUE_CEILING,
+        ordering=ordering.seat if ordering else None,
+        limiter=seat,
+    )
+    serving = _serving(
+        description, version, doors=doors, control=control, scheduler=scheduler, instances=instances
+    )
+    return VersionActors(
+        serving=serving,
+        scheduler=scheduler,
+        instances=instances,
+        control=control,
+        ordering=ordering.actor if ordering else None,
+        seat=seat,
+        grants=grants,
+        specs=description.instances,
+        close_strategy=strategy.close if strategy else None,
+    )
+
+
+def _serving(
+    description: ModelDescription,
+    version: int,
+    *,
+    doors: Sequence[Door[Submit]],
+    control: Door[Control],
+    scheduler: Scheduler,
+    instances: Sequence[Instance],
+) -> ServingVersion:
+    """What frontends see of the version."""
+    config = description.config
+    batching = batching_settings(config)
+    return ServingVersion(
+        name=config.name,
+        version=version,
+        config=config,
+        config_json=description.config_json,
+        rules=RequestRules.compile(config),
+        doors=doors,
+        control=control,
+        instances=instances,
+        decoupled=is_decoupled(config),
+        priority_levels=batching.priority_levels,
+        default_level=batching.default_priority_level,
+        pending=scheduler.pending,
+        labels=description.labels,
+    )
+
+
+class OrderingWiring:
+    """The channels of `preserve_ordering`; `batches` is how many may be under way at once."""
+
+    def __init__(self, batches: int) -> None:
+        mailbox = Mailbox()
+        # A batch's reservation may still lie here when its successor's comes.
+        slots: Door[Reserve] = mailbox.door(2 * max(1, batches))
+        replies: Door[Reply] = mailbox.door(ORDERED_REPLIES_DOOR)
+        self.seat = OrderingSeat(slots, replies)
+        self.actor = OrderedReplies(mailbox=mailbox, slots=slots, replies=replies)
+
+
+def _strategy(description: ModelDescription, version: int) -> ModelStrategy | None:
+    functions = load_strategy(
+        description.config, description.config_json, description.directory, version
+    )
+    return None if functions is None else ModelStrategy(functions)
+
+
+def _seat(
+    ports: VersionPorts, key: tuple[str, int], description: ModelDescription
+) -> LimiterSeat | None:
+    if ports.limiter is None:
+        return None
+    numbers = [next(ports.limiter_numbers) for _ in description.instances]
+    # A version that is reloaded has two generations for a while: the group is this very one.
+    return LimiterSeat((*key, *numbers), ports.limiter, numbers)
+
+
+def _context(
+    description: ModelDescription, version: int, spec: InstanceSpec, settings: Mapping[str, str]
+) -> InstanceContext:
+    return InstanceContext(
+        config=description.config,
+        version=version,
+        model_directory=description.directory,
+        instance_name=spec.name,
+        kind=spec.kind,
+        device_id=spec.device_id,
+        settings=settings,
+    )
+
+
+def _at_start(spec: InstanceSpec, at_once: int) -> int:
+    """A passive instance is loaded and never executes."""
+    return 0 if spec.passive else at_once
+
+
+def _executions_at_once(executor: Executor, dynamic: bool, seat: LimiterSeat | None) -> int:
+    """How many batches an instance may hold.
+
+    A second one keeps a worker busy between two executions. But it is formed early: a dynamic
+    batcher would send off half of what it could, and a limited instance holds resources twice. And
+    a batch handed over can no longer be overtaken, time out or make room.
+    """
+    return 1 if dynamic or seat is not None else executor.depth
