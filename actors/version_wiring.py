@@ -81,15 +81,13 @@ def wire_version(
         policy = DynamicBatcher(batching, strategy=strategy, on_demand=ports.limiter is not None)
     mailbox = Mailbox()
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
-    level_doors = min(max(1, batching.priority_levels), MAX_LEVEL_DOORS)
-    doors: list[Door[Submit]] = [mailbox.door(SUBMIT_DOOR) for _ in range(level_doors)]
+    doors = _submit_doors(mailbox, batching.priority_levels)
     seat = _seat(ports, key, description)
     contexts = [_context(description, version, spec, settings) for spec in description.instances]
     made = [ports.make_executor(context) for context in contexts]
-    at_once = max((_executions_at_once(each, dynamic, seat) for each in made), default=1)
-    grants: Door[Grant] = mailbox.door(at_once * max(1, len(made)))
-    # One place per grant: the scheduler sends only against one.
-    channels = [trio.open_memory_channel[Execute](at_once) for _ in made]
+    at_once = max(_executions_at_once(each, dynamic, seat) for each in made)
+    grants: Door[Grant] = mailbox.door(at_once * len(made))
+    channels = [trio.open_memory_channel[Execute](at_once) for _ in made]  # a place per grant
     ordering = OrderingWiring(at_once * len(made)) if batching.preserve_ordering else None
     samples = warmup_samples(config, description.directory)
     instances = [
@@ -135,6 +133,11 @@ def wire_version(
         specs=description.instances,
         close_strategy=strategy.close if strategy else None,
     )
+
+
+def _submit_doors(mailbox: Mailbox, priority_levels: int) -> list[Door[Submit]]:
+    count = min(max(1, priority_levels), MAX_LEVEL_DOORS)
+    return [mailbox.door(SUBMIT_DOOR) for _ in range(count)]
 
 
 def _serving(
