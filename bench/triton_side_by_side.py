@@ -183,12 +183,19 @@ def started(server: str, logs: Path, more: Sequence[str]) -> AbstractContextMana
 def start_up(
     servers: Sequence[str], rounds: int, logs: Path, more: Sequence[str]
 ) -> dict[str, list[float]]:
-    """Seconds from exec to ready with all the models, each server alone, in turns."""
+    """Seconds from exec to ready with all the models, each server alone, in turns.
+
+    A server that does not get ready is said to be left out, and is.
+    """
     found: dict[str, list[float]] = {server: [] for server in servers}
     for _ in range(rounds):
-        for server in servers:
-            with started(server, logs, more) as endpoint:
-                found[server].append(endpoint.server.ready_seconds)
+        for server in list(found):
+            try:
+                with started(server, logs, more) as endpoint:
+                    found[server].append(endpoint.server.ready_seconds)
+            except ServerFailed as failed:
+                print(f"{server} is left out: {failed}")
+                del found[server]
     return found
 
 
@@ -205,7 +212,7 @@ def compare(options: argparse.Namespace, logs: Path) -> list[Row]:
     with ExitStack() as stack:
         endpoints = {
             server: stack.enter_context(started(server, logs, options.troupe_flag))
-            for server in servers
+            for server in seconds
         }
         print_memory("with all models loaded", endpoints)
         for case in CASES:
