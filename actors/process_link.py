@@ -95,6 +95,8 @@ class Link:
         self._work_writer = BatchWriter(self._arena, released)
         self._control_writer = BatchWriter(self._arena, released)
         self._reader = BatchReader(_tensor, _tensors, self._segments, self._arena.release)
+        self._buffer = bytearray(PACKET_BYTES)
+        self._view = memoryview(self._buffer)
         # Bounded by what the worker has under way: at most one cancellation and two credits per
         # late request, a window of responses per call of its own, an answer per question.
         self._backlog: deque[tuple[bytes, int]] = deque()  # packet, descriptor or -1
@@ -249,13 +251,15 @@ class Link:
     def receive(self) -> bytes | None:
         """The next packet on `work`, None when there is none yet. Raises WorkerGoneError."""
         try:
-            packet = self._work.recv(PACKET_BYTES)
+            # Into a buffer that is kept: allocating one of this size is a system call in itself.
+            size = self._work.recv_into(self._buffer)
         except BlockingIOError:
             return None
         except OSError as error:
             raise WorkerGoneError from error
-        if not packet:
+        if not size:
             raise WorkerGoneError
+        packet = bytes(self._view[:size])
         if packet[0] == _SPILLED:
             spilled = wire.decode(packet)
             assert isinstance(spilled, wire.Spilled), "the tag says so"
@@ -315,5 +319,10 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for sock in (ours, theirs):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert granted > PACKET_BYTES, (
+            f"a socket may send {granted} bytes at once, workers need {PACKET_BYTES}: "
+            "raise net.core.wmem_max"
+        )
     ours.setblocking(False)
     return ours, theirs
