@@ -68,7 +68,15 @@ def tls_context(tls: Tls, protocol: str) -> ssl.SSLContext:
 def connector(address: str, default_port: int, context: ssl.SSLContext | None) -> Connect:
     """A way to open connections to `address`, which raises CannotConnect."""
     host, port = split_address(address, default_port)
+    return _connector(host, port, context)
 
+
+def plain_connector(host: str, port: int) -> Connect:
+    """A way to open connections without TLS, which raises CannotConnect."""
+    return _connector(host, port, None)
+
+
+def _connector(host: str, port: int, context: ssl.SSLContext | None) -> Connect:
     async def connect() -> trio.abc.Stream:
         try:
             with trio.fail_after(CONNECT_SECONDS):

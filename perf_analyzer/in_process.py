@@ -6,7 +6,7 @@ program, as an `EmbeddedServer`: the load generator does not import it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -24,8 +24,8 @@ from protocol.v2_grpc import encode_infer_response
 class EmbeddedServer(Protocol):
     """What is needed of a server in this process. All raise ServerError."""
 
-    def respond(self, request: InferRequest) -> AsyncIterator[InferResponse]:
-        """Every response to the request, the last of them final."""
+    async def respond(self, request: InferRequest, take: Callable[[InferResponse], None]) -> None:
+        """Give every response to `take` as it comes; return after the last."""
 
     def is_ready(self) -> bool: ...
 
@@ -105,10 +105,13 @@ class LocalClient:
 
     async def _run(self, call: Call, request: InferRequest) -> None:
         call.begun_at = trio.current_time()
+
+        def take(response: InferResponse) -> None:
+            kept = _kept(response) if call.bodies is not None else b""
+            call.respond((-1, kept), trio.current_time(), empty=not response.outputs)
+
         try:
-            async for response in self._server.respond(request):
-                kept = _kept(response) if call.bodies is not None else b""
-                call.respond((-1, kept), trio.current_time(), empty=not response.outputs)
+            await self._server.respond(request, take)
         except ServerError as error:
             call.load.failed(call, error.message)
             return

@@ -145,8 +145,9 @@ class Profiler:
     def _show(self, report: LevelReport) -> None:
         for line in console.level_lines(self._options, self._model, report):
             self._say.out(line)
-        for line in console.overhead_warning(report.result):
-            self._say.out(line)
+        if not self._options.in_process:  # else the server's own work would count
+            for line in console.overhead_warning(report.result):
+                self._say.out(line)
         self._say.out("")
 
     async def _windows(self, value: Fraction) -> list[Window]:
@@ -206,6 +207,7 @@ class Profiler:
             level=float(value),
             previous_level=self._previous_level,
             previous_throughput=self._last.result.throughput if self._last else None,
+            shares_process=options.in_process,
         )
         report = LevelReport(value, result, verdict(result, evidence))
         limit = options.latency_limit_ms

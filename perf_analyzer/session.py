@@ -17,7 +17,7 @@ import trio
 from perf_analyzer import console, reports, search
 from perf_analyzer.calls import Call
 from perf_analyzer.clients import Client, HttpClient
-from perf_analyzer.connecting import connector, split_address
+from perf_analyzer.connecting import Connect, plain_connector, split_address
 from perf_analyzer.control import Control, ControlError
 from perf_analyzer.drivers import Driver, driver_of, intervals, is_asynchronous, picker_of
 from perf_analyzer.in_process import Embed, EmbeddedServer, LocalClient, LocalControl
@@ -58,6 +58,7 @@ class Ports:
 
     wall_ns: Callable[[], int]  # the system's clock
     find: Callable[[Options], Target] = target
+    connect_to: Callable[[str, int], Connect] = plain_connector  # to where metrics are
     sleeper: Callable[[], Sleeper] = best_sleeper
     embed: Embed | None = None  # how a server is started in this process
     listens_to_signals: bool = True
@@ -305,7 +306,7 @@ class Session:
         host, port = split_address(address, METRICS_PORT)
         poller = MetricsPoller(
             wires=self._wires,
-            connect=connector(f"{host}:{port}", port, None),
+            connect=self._ports.connect_to(host, port),
             url=url,
             seconds=options.metrics_interval_ms / 1000,
             warn=self._say.error,

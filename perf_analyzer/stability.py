@@ -93,6 +93,7 @@ class Evidence:
     level: float = 1.0
     previous_level: float | None = None  # the level before, of a closed loop,
     previous_throughput: float | None = None  # and what it reached
+    shares_process: bool = False  # the server's CPU time is the client's, too
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ CLIENT_SATURATED: Final = "client saturated"
 def verdict(result: Result, evidence: Evidence) -> Verdict:
     """What to think of `result`."""
     behind = _behind(result, evidence)
-    if result.busy >= CLIENT_BUSY:
+    if result.busy >= CLIENT_BUSY and not evidence.shares_process:
         return Verdict(CLIENT_SATURATED, f"this program used {result.busy:.0%} of a core")
     if behind and result.lag_seconds > CLIENT_LAG_SHARE * max(result.service.mean, 1e-9):
         lag = f"{result.lag_seconds * 1000:.1f} ms"

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 import trio.testing
 
+from perf_analyzer.options import Options
 from perf_analyzer.setup import Target
 
 Latency = Callable[[int], float]  # number of the request, from 0 → seconds
@@ -75,7 +76,7 @@ class FakeServer:
             task_status.started()
             await trio.sleep_forever()
 
-    def target(self, _options: object = None) -> Target:
+    def target(self, _options: Options) -> Target:
         async def connect() -> trio.abc.Stream:
             ours, theirs = trio.testing.memory_stream_pair()
             assert self._nursery is not None
@@ -120,6 +121,8 @@ class FakeServer:
             self.posts.append((path, json.loads(body) if body else None))
             return 200, "", b""
         status, document = self.pages.get(path, (404, {"error": "Not Found"}))
+        if callable(document):
+            document = document()
         if path not in self.pages:
             if path == "/v2":
                 status, document = 200, {"name": "fake", "extensions": list(self.extensions)}

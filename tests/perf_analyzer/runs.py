@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 import trio.testing
 
 from perf_analyzer.command_line import parse
 from perf_analyzer.model import SetupError
+from perf_analyzer.options import Options
 from perf_analyzer.session import Ports, Session
+from perf_analyzer.setup import Target
 from perf_analyzer.timer import PlainSleeper
-from tests.perf_analyzer.fake_server import FakeServer
 
 WALL_NS = 1_700_000_000_000_000_000
+
+
+class Server(Protocol):
+    """A fake server of either protocol."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None: ...
+
+    def target(self, _options: Options) -> Target: ...
 
 
 @dataclass
@@ -46,7 +56,7 @@ class Run:
 
 
 def run(
-    server: FakeServer,
+    server: Server,
     arguments: str,
     *,
     meanwhile: Callable[[Session], Awaitable[None]] | None = None,
@@ -61,6 +71,7 @@ def run(
             ports = Ports(
                 wall_ns=lambda: WALL_NS,
                 find=server.target,
+                connect_to=lambda _host, _port: server.target(options).connect,
                 sleeper=PlainSleeper,
                 listens_to_signals=False,
             )
