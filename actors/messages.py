@@ -59,6 +59,9 @@ class Drain:
     """Accept nothing more, finish what is queued, then stop the instances and end."""
 
 
+Control = CancelRequest | Drain
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Instance `instance` can take one more execution."""
@@ -174,6 +177,24 @@ class RequestsRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheHit:
+    """A request was answered without an execution. Durations are seconds."""
+
+    key: VersionKey
+    queue_seconds: float  # until it was looked up, or answered together with another one
+    lookup_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMissed:
+    """A request was executed because nobody had asked before; `seconds` is what that cost extra."""
+
+    key: VersionKey
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class VersionLoaded:
     """Start counting for this version, from zero."""
 
@@ -195,7 +216,15 @@ class GetStatistics:
     reply: trio.MemorySendChannel[Mapping[VersionKey, VersionCounters]]
 
 
-Fact = BatchExecuted | RequestsRefused | VersionLoaded | VersionUnloaded | GetStatistics
+Fact = (
+    BatchExecuted
+    | RequestsRefused
+    | CacheHit
+    | CacheMissed
+    | VersionLoaded
+    | VersionUnloaded
+    | GetStatistics
+)
 
 
 # --- to ModelRepository --------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from enum import Enum
 
 from actors.channels import Door
 from actors.instance import Instance
-from actors.messages import Submit
-from actors.scheduler import Control
+from actors.messages import Control, Submit
 from protocol.status import ServerError, StatusCode, invalid_arg, not_found, unavailable
 from repo.model_config import ModelConfig
 from repo.request_rules import RequestRules

@@ -13,11 +13,11 @@ import trio
 
 from actors.channels import Door
 from actors.instance import Instance
-from actors.messages import Drain, Grant
+from actors.messages import Control, Drain, Grant
 from actors.model_index import ServingVersion
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies
-from actors.scheduler import Control, Scheduler
+from actors.scheduler import Scheduler
 from repo.instance_groups import InstanceSpec
 
 
@@ -33,7 +33,7 @@ class VersionActors:
     seat: LimiterSeat | None
     grants: Door[Grant]
     specs: Sequence[InstanceSpec]
-    close_strategy: Callable[[], None] | None
+    closers: Sequence[Callable[[], None]]  # what is to be done once everybody has ended
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load every instance, report `started`, serve until drained.
@@ -58,8 +58,8 @@ class VersionActors:
         finally:
             if self.seat is not None:
                 self.seat.leave()
-            if self.close_strategy is not None:
-                self.close_strategy()
+            for close in self.closers:
+                close()
 
     def drain(self) -> None:
         """Refuse new work, finish what was accepted, then let `run` return."""

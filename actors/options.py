@@ -103,6 +103,31 @@ class ServerOptions:
     def effective_metrics_address(self) -> str:
         return self.metrics_address or self.http_address
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """The response cache's budget, None without a cache. Raises ValueError if malformed."""
+        settings: dict[str, str] = {}
+        names: set[str] = set()
+        for entry in self.cache_config:
+            name, comma, setting = entry.partition(",")
+            key, equals, value = setting.partition("=")
+            if not (comma and equals and name and key):
+                raise ValueError(
+                    f"--cache-config option format is <cache name>,<setting>=<value>. Got {entry}"
+                )
+            names.add(name)
+            settings[key] = value
+        if len(names) > 1:
+            raise ValueError(
+                "found multiple cache configurations, but only a single cache is currently "
+                "supported"
+            )
+        if names and names != {"local"}:
+            raise ValueError(f"unable to find shared library for cache '{names.pop()}'")
+        if not names:
+            return None
+        return int(settings.get("size", "0"))
+
     def backend_settings(self, backend: str) -> Mapping[str, str]:
         """The --backend-config values for one backend: the global ones, overlaid by its own."""
         merged: dict[str, str] = {}
@@ -179,6 +204,10 @@ def _one_of(flag: str, *words: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def _cache_size(text: str) -> str:
+    return f"local,size={_integer(text)}"
 
 
 def _resource(text: str) -> str:
@@ -324,7 +353,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "cache-config",
         "<cache>,<key>=<value>",
         repeated=True,
-        missing="the response cache is not supported",
+    ),
+    Flag(
+        "response-cache-byte-size",
+        "the same as --cache-config=local,size=<value>",
+        _cache_size,
+        repeated=True,
+        into="cache_config",
+        deprecated=True,
     ),
     Flag(
         "rate-limit",
@@ -387,6 +423,7 @@ def parse(arguments: Sequence[str], warn: Callable[[str], None] = lambda _: None
     Long options only, `--x=v` or `--x v`, unambiguous prefixes accepted. Raises BadOption.
     """
     values: dict[str, Value] = {}
+    given: set[str] = set()
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -394,6 +431,7 @@ def parse(arguments: Sequence[str], warn: Callable[[str], None] = lambda _: None
             raise BadOption(f"Unexpected argument: {argument}")
         name, equals, text = argument[2:].partition("=")
         flag = _resolve(name)
+        given.add(flag.name)
         if not flag.takes_value:
             values[flag.option] = True
             continue
@@ -407,8 +445,13 @@ def parse(arguments: Sequence[str], warn: Callable[[str], None] = lambda _: None
         if flag.repeated:
             earlier = values.get(flag.option, ())
             assert isinstance(earlier, tuple), "a repeated flag only ever collects"
-            value = (*earlier, text)
+            value = (*earlier, str(value))
         values[flag.option] = value
+    if {"cache-config", "response-cache-byte-size"} <= given:
+        raise BadOption(
+            "Error: Incompatible flags --response-cache-byte-size and --cache-config both "
+            "provided. Please provide one or the other."
+        )
     options = ServerOptions(**values)  # type: ignore[arg-type]  # the table matches the fields
     _cross_check(options)
     return options
@@ -443,6 +486,8 @@ def _cross_check(options: ServerOptions) -> None:
             "error: creating server: Invalid argument - --model-repository must be specified"
         )
     try:
+        if options.cache_bytes is not None and options.cache_bytes <= 0:
+            raise ValueError("the response cache needs a size, in bytes")
         RestrictedApis.parse(options.http_restricted_api)
         RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True)
         HeaderForwarding(options.http_header_forward_pattern)

@@ -19,6 +19,7 @@ from actors.channels import Door, Mailbox
 from actors.instance import Instance
 from actors.messages import (
     CancelRequest,
+    Control,
     Drain,
     Execute,
     Fact,
@@ -41,8 +42,6 @@ from protocol.status import (
 )
 
 log = logging.getLogger(__name__)
-
-Control = CancelRequest | Drain
 
 
 def refusal(cause: RefusalCause, request_id: str) -> ServerError:

@@ -16,6 +16,8 @@ from actors.channels import Door, Mailbox
 from actors.counters import BatchCounters, VersionCounters
 from actors.messages import (
     BatchExecuted,
+    CacheHit,
+    CacheMissed,
     Fact,
     GetStatistics,
     RequestsRefused,
@@ -66,6 +68,17 @@ class Statistics:
                     refused = len(fact.total_seconds)
                     counters.fail.add(refused, int(sum(fact.total_seconds) * _NS))
                     counters.failures[fact.reason] += refused
+            case CacheHit():
+                counters = self._versions.get(fact.key)
+                if counters is not None:
+                    counters.success.add(1, int(fact.total_seconds * _NS))
+                    counters.queue.add(1, int(fact.queue_seconds * _NS))
+                    counters.cache_hit.add(1, int(fact.lookup_seconds * _NS))
+            case CacheMissed():
+                counters = self._versions.get(fact.key)
+                if counters is not None:
+                    counters.cache_miss.add(1, int(fact.seconds * _NS))
+                    counters.success.ns += int(fact.seconds * _NS)
             case VersionLoaded():
                 loaded = self._versions.get(fact.key)
                 if loaded is None or loaded.load_seconds:

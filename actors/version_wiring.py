@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -16,14 +17,25 @@ from actors.channels import Door, Mailbox
 from actors.executor import Executor
 from actors.grants import DirectGrants, LimitedGrants
 from actors.instance import Instance
-from actors.messages import Execute, Fact, Grant, LimiterMessage, Reply, Reserve, Submit
+from actors.messages import (
+    Control,
+    Execute,
+    Fact,
+    Grant,
+    LimiterMessage,
+    Reply,
+    Reserve,
+    Submit,
+    VersionKey,
+)
 from actors.model_index import ServingVersion
 from actors.model_version import VersionActors
 from actors.policy.actions import SchedulingPolicy
 from actors.policy.batching import DefaultScheduler, DynamicBatcher
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies, OrderingSeat
-from actors.scheduler import Control, Scheduler
+from actors.response_cache import ResponseCacheActor
+from actors.scheduler import Scheduler
 from actors.strategy import ModelStrategy
 from repo.backends.base import InstanceContext
 from repo.batch_strategy import load_strategy
@@ -61,6 +73,7 @@ class VersionPorts:
     facts: Door[Fact]
     limiter: Door[LimiterMessage] | None  # None: --rate-limit=off
     limiter_numbers: Iterator[int]
+    cache: ResponseCacheActor | None
 
 
 def wire_version(
@@ -119,11 +132,9 @@ def wire_version(
         ordering=ordering.seat if ordering else None,
         limiter=seat,
     )
-    serving = _serving(
-        description, version, doors=doors, control=control, scheduler=scheduler, instances=instances
-    )
+    front = _front(ports.cache, description, key, doors, control)
     return VersionActors(
-        serving=serving,
+        serving=_serving(description, version, front, scheduler, instances),
         scheduler=scheduler,
         instances=instances,
         control=control,
@@ -131,7 +142,7 @@ def wire_version(
         seat=seat,
         grants=grants,
         specs=description.instances,
-        close_strategy=strategy.close if strategy else None,
+        closers=[*front.closers, *([strategy.close] if strategy else [])],
     )
 
 
@@ -143,9 +154,7 @@ def _submit_doors(mailbox: Mailbox, priority_levels: int) -> list[Door[Submit]]:
 def _serving(
     description: ModelDescription,
     version: int,
-    *,
-    doors: Sequence[Door[Submit]],
-    control: Door[Control],
+    front: _Front,
     scheduler: Scheduler,
     instances: Sequence[Instance],
 ) -> ServingVersion:
@@ -158,8 +167,8 @@ def _serving(
         config=config,
         config_json=description.config_json,
         rules=RequestRules.compile(config),
-        doors=doors,
-        control=control,
+        doors=front.doors,
+        control=front.control,
         instances=instances,
         decoupled=is_decoupled(config),
         priority_levels=batching.priority_levels,
@@ -167,6 +176,28 @@ def _serving(
         pending=scheduler.pending,
         labels=description.labels,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Front:
+    """The way in: the scheduler's own doors, or those of the cache before it."""
+
+    doors: Sequence[Door[Submit]]
+    control: Door[Control]
+    closers: Sequence[Callable[[], None]] = ()
+
+
+def _front(
+    cache: ResponseCacheActor | None,
+    description: ModelDescription,
+    key: VersionKey,
+    doors: Sequence[Door[Submit]],
+    control: Door[Control],
+) -> _Front:
+    if cache is None or not description.config.response_cache.enable:
+        return _Front(doors, control)
+    version = cache.open(key, doors, control, capacity=SUBMIT_DOOR, control_capacity=CONTROL_DOOR)
+    return _Front(version.doors, version.control, (partial(cache.close, version),))
 
 
 class OrderingWiring:

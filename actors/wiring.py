@@ -30,8 +30,10 @@ from actors.model_index import ModelIndex
 from actors.model_repository import ModelRepository, ModelSource
 from actors.model_version import VersionActors
 from actors.options import ServerOptions
+from actors.policy.caching import ResponseCache
 from actors.policy.limiting import RateLimiter, declared_resource
 from actors.rate_limiter import RateLimiterActor
+from actors.response_cache import ResponseCacheActor
 from actors.shared_memory import SharedMemory
 from actors.statistics import Statistics, StatisticsReader, WallClock
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
@@ -70,6 +72,7 @@ class Core:
 
     statistics: Statistics
     limiter: RateLimiterActor | None
+    cache: ResponseCacheActor | None
     repository: ModelRepository
     control_plane: ControlPlane
     calls: Calls
@@ -83,6 +86,8 @@ class Core:
             await nursery.start(self.statistics.run)
             if self.limiter is not None:
                 await nursery.start(self.limiter.run)
+            if self.cache is not None:
+                await nursery.start(self.cache.run)
             async with trio.open_nursery() as models:
                 await models.start(self.repository.run)
                 task_status.started()
@@ -101,11 +106,17 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
 
     limiter, limiter_door = _wire_limiter(options)
+    cache = None
+    if options.cache_bytes is not None:
+        cache = ResponseCacheActor(
+            mailbox=Mailbox(), policy=ResponseCache(options.cache_bytes), statistics=facts
+        )
     version_ports = VersionPorts(
         make_executor=ports.make_executor,
         facts=facts,
         limiter=limiter_door,
         limiter_numbers=itertools.count(1),
+        cache=cache,
     )
 
     def wire(description: ModelDescription, version: int) -> VersionActors:
@@ -115,6 +126,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     return Core(
         statistics=Statistics(mailbox=facts_box, facts=facts, wall_clock=ports.wall_clock),
         limiter=limiter,
+        cache=cache,
         repository=ModelRepository(
             options=options,
             source=ports.source,
