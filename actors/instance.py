@@ -132,21 +132,24 @@ class Instance:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load, report `started`, then serve until the execute channel ends."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._executor.start)
-            try:
-                for sample in self._warmup:
-                    await self._warm_up(sample)
-                task_status.started()
-                self._grants.loaded(self.index)
-                async with trio.open_nursery() as carriers:
-                    for _ in range(self._carriers):
-                        carriers.start_soon(self._carry)
-            finally:
-                self._executor.stop()
-        for responder in list(self._in_flight.values()):
-            # A decoupled model has ended without a final response; its callers must not wait.
-            responder.deliver_nowait(internal(f"model instance '{self.name}' has ended"))
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._executor.start)
+                try:
+                    for sample in self._warmup:
+                        await self._warm_up(sample)
+                    task_status.started()
+                    self._grants.loaded(self.index)
+                    async with trio.open_nursery() as carriers:
+                        for _ in range(self._carriers):
+                            carriers.start_soon(self._carry)
+                finally:
+                    self._executor.stop()
+        finally:
+            # A decoupled model has ended, or crashed, without a final response; its callers must
+            # not wait.
+            for responder in list(self._in_flight.values()):
+                responder.deliver_nowait(internal(f"model instance '{self.name}' has ended"))
 
     def cancel(self, number: int) -> None:
         """Tell the model that nobody waits for this request; it may still run to its end."""
