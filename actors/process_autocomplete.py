@@ -11,12 +11,15 @@ import trio
 
 from actors.process_ports import Log
 from actors.process_worker import WorkerProcess
+from actors.process_zygote import FreshInterpreters, Starter
 from protocol.status import ServerError, internal
 from repo.backends.python import wire
 from repo.backends.python.launch import WorkerSpec
 
 
-async def auto_complete(prepare: Callable[[], WorkerSpec], *, log: Log) -> str | None:
+async def auto_complete(
+    prepare: Callable[[], WorkerSpec], *, log: Log, starter: Starter | None = None
+) -> str | None:
     """The configuration as JSON; None when the model has no `auto_complete_config`.
 
     `prepare` makes a spec with `auto_complete` set; it may block, and is called in a thread.
@@ -27,7 +30,14 @@ async def auto_complete(prepare: Callable[[], WorkerSpec], *, log: Log) -> str |
     failure: ServerError | None = None
     answer: wire.Message | None = None
     async with trio.open_nursery() as nursery:
-        worker = WorkerProcess(spec, nursery=nursery, log=log, bls=None, metrics=None)
+        worker = WorkerProcess(
+            spec,
+            nursery=nursery,
+            starter=FreshInterpreters() if starter is None else starter,
+            log=log,
+            bls=None,
+            metrics=None,
+        )
         try:
             answer = await nursery.start(worker.run)
         except ServerError as error:

@@ -6,6 +6,7 @@ the child is for. A child never outlives the scope that runs it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,45 +29,32 @@ _LAST_READS: Final = 16
 class Child:
     """A started process. Call `run` once, in a nursery; `kill` is safe at any time."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log: Log) -> None:
-        self._popen = popen
-        self._log = log
-        self._pidfd = os.pidfd_open(popen.pid)
-        self._exited = trio.Event()
-
-    @classmethod
-    def spawn(
-        cls,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        descriptors: Sequence[int],
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
         *,
+        output: int,
+        errors: int,
         log: Log,
-    ) -> Child:
-        """Start a process that inherits `descriptors`. Raises OSError.
-
-        It is started from this very thread, because the kernel signals the death of a parent when
-        the thread that forked ends; trio's own `open_process` would fork from a short-lived one.
-        """
-        popen = subprocess.Popen(  # noqa: S603  # the command is the server's own
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            pass_fds=descriptors,
-            bufsize=0,
-        )
-        return cls(popen, log)
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
+        popen: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        """Takes over the three descriptors, and `popen` when the process is our own child."""
+        self.pid = pid
+        self._pidfd = pidfd
+        self._output = output
+        self._errors = errors
+        self._log = log
+        self._popen = popen
+        self._ended = False
+        self._exited = trio.Event()
 
     def kill(self) -> None:
         """End it at once, unless it has ended."""
-        if self._popen.returncode is None:
-            self._popen.send_signal(signal.SIGKILL)
+        if not self._ended:
+            # By pidfd, which never means another process, even if nobody has reaped this one.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def wait(self) -> None:
         """Return once it has ended and its last output is in the log."""
@@ -74,24 +62,22 @@ class Child:
 
     async def run(self) -> None:
         """Pass its output on until it ends; when cancelled, kill it. It is always reaped."""
-        stdout, stderr = self._popen.stdout, self._popen.stderr
-        assert stdout is not None, "spawn asks for pipes"
-        assert stderr is not None, "spawn asks for pipes"
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pass_on, stdout.fileno(), "INFO")
-                nursery.start_soon(self._pass_on, stderr.fileno(), "WARNING")
+                nursery.start_soon(self._pass_on, self._output, "INFO")
+                nursery.start_soon(self._pass_on, self._errors, "WARNING")
                 await trio.lowlevel.wait_readable(self._pidfd)
-                self._popen.poll()
+                self._ended = True
                 nursery.cancel_scope.cancel()
         finally:
             self.kill()
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.wait_readable(self._pidfd)
-            self._popen.wait()
-            os.close(self._pidfd)
-            stdout.close()
-            stderr.close()
+            self._ended = True
+            if self._popen is not None:
+                self._popen.wait()
+            for descriptor in (self._pidfd, self._output, self._errors):
+                os.close(descriptor)
             self._exited.set()
 
     async def _pass_on(self, pipe: int, level: LogLevel) -> None:
@@ -102,17 +88,17 @@ class Child:
             try:
                 content = os.read(pipe, _READ_BYTES)
             except BlockingIOError:
-                if self._popen.returncode is not None:
+                if self._ended:
                     break
                 try:
                     await trio.lowlevel.wait_readable(pipe)
                 except trio.Cancelled:
-                    if self._popen.returncode is None:
+                    if not self._ended:
                         raise
                 continue
             if not content:
                 break
-            if self._popen.returncode is not None:
+            if self._ended:
                 reads_left -= 1
                 if not reads_left:
                     break
@@ -129,3 +115,37 @@ class Child:
 
     def _say(self, level: LogLevel, line: bytes) -> None:
         self._log(level, line.decode("utf-8", "replace"))
+
+
+def start_child(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    *,
+    log: Log,
+) -> Child:
+    """Start a process that inherits `descriptors`. Raises OSError.
+
+    It is started from this very thread, because the kernel signals the death of a parent when the
+    thread that forked ends; trio's own `open_process` would fork from a short-lived one.
+    """
+    output, output_end = os.pipe()
+    errors, errors_end = os.pipe()
+    try:
+        popen = subprocess.Popen(  # noqa: S603  # the command is the server's own
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output_end,
+            stderr=errors_end,
+            env=environment,
+            pass_fds=descriptors,
+        )
+    except BaseException:
+        os.close(output)
+        os.close(errors)
+        raise
+    finally:
+        os.close(output_end)
+        os.close(errors_end)
+    pidfd = os.pidfd_open(popen.pid)
+    return Child(popen.pid, pidfd, output=output, errors=errors, log=log, popen=popen)

@@ -19,6 +19,7 @@ import trio
 from actors.process_inflight import Death, not_healthy
 from actors.process_ports import BlsPort, Log, MetricsPort
 from actors.process_worker import WorkerProcess
+from actors.process_zygote import FreshInterpreters, Starter
 from protocol.status import ServerError, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
 from repo.backends.python import wire
@@ -59,14 +60,19 @@ class ProcessExecutor:
         log: Log,
         bls: BlsPort | None = None,
         metrics: MetricsPort | None = None,
+        starter: Starter | None = None,
         grace_seconds: float = DEFAULT_GRACE_SECONDS,
         bisect_poison: bool = False,
     ) -> None:
-        """`prepare` says what to start; it may block, and is called in a thread."""
+        """`prepare` says what to start; it may block, and is called in a thread.
+
+        Without a `starter`, such as a Zygote, every worker is an interpreter started afresh.
+        """
         self._prepare = prepare
         self._log = log
         self._bls = bls
         self._metrics = metrics
+        self._starter = FreshInterpreters() if starter is None else starter
         self._grace_seconds = grace_seconds
         self._bisect_poison = bisect_poison
         self._instance_name = ""
@@ -128,7 +134,12 @@ class ProcessExecutor:
     ) -> tuple[ServerError | None, bool]:
         """One worker's life: why it did not load, and whether it answered anything."""
         worker = WorkerProcess(
-            spec, nursery=late, log=self._log, bls=self._bls, metrics=self._metrics
+            spec,
+            nursery=late,
+            starter=self._starter,
+            log=self._log,
+            bls=self._bls,
+            metrics=self._metrics,
         )
         error: ServerError | None = None
         async with trio.open_nursery() as nursery:

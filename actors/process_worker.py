@@ -16,6 +16,7 @@ from actors.process_child import Child
 from actors.process_inflight import Death, Ended, InFlight
 from actors.process_link import Link, WorkerGoneError
 from actors.process_ports import BlsPort, Log, LogLevel, MetricsPort
+from actors.process_zygote import Starter
 from protocol.status import internal
 from repo.backends.base import ExecuteRequest, Timings
 from repo.backends.python import wire
@@ -46,11 +47,13 @@ class WorkerProcess:
         spec: WorkerSpec,
         *,
         nursery: trio.Nursery,
+        starter: Starter,
         log: Log,
         bls: BlsPort | None,
         metrics: MetricsPort | None,
     ) -> None:
         self._spec = spec
+        self._starter = starter
         self._instance_name = spec.load.instance_name
         self._log = log
         self._link = Link(
@@ -93,7 +96,7 @@ class WorkerProcess:
         Raises ServerError when it does not start or dies while loading. When cancelled, kills it.
         """
         try:
-            self._child = self._spawn()
+            self._child = await self._start()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._child.run)
                 nursery.start_soon(self._read)
@@ -189,14 +192,10 @@ class WorkerProcess:
 
     # --- the process -----------------------------------------------------------------------------
 
-    def _spawn(self) -> Child:
-        work, control = self._link.worker_descriptors
+    async def _start(self) -> Child:
         try:
-            return Child.spawn(
-                self._spec.command(work, control),
-                self._spec.environment,
-                (work, control),
-                log=self._log,
+            return await self._starter.start(
+                self._spec, self._link.worker_descriptors, log=self._log
             )
         except OSError as error:
             raise internal(

@@ -10,7 +10,6 @@ frontends, scheduler or encoding: what `ProcessExecutor.execute` costs and nothi
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import trio
 
 from actors.process_executor import ProcessExecutor
 from actors.process_ports import LogLevel
+from actors.process_zygote import Starter, Zygote
 from protocol.inference import InferRequest, Tensor
 from repo.backends.base import ExecuteRequest, ResponseSender, Timings
 from repo.backends.python.environment import own_environment
@@ -48,8 +48,6 @@ class TritonPythonModel:
     def execute(self, requests):
         return [None] * len(requests)
 """
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,10 @@ def cpu_seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+def private_bytes(pid: int) -> int:
+    """Resident memory that the process shares with nobody."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def requests_of(row: Row) -> Sequence[ExecuteRequest]:
@@ -163,22 +163,33 @@ async def measure(directory: Path, rows: Sequence[Row]) -> None:
         executor.stop()
 
 
-async def measure_start(directory: Path) -> None:
-    """From `start` to a loaded model, and what an idle worker keeps in memory."""
+async def measure_start(directory: Path, starter: Starter | None, name: str) -> None:
+    """From `start` to a loaded model, and what an idle worker keeps in memory of its own."""
     seconds: list[float] = []
     memory = 0
     for _ in range(7):
-        executor = ProcessExecutor(lambda: spec(directory, EMPTY), log=say)
+        executor = ProcessExecutor(lambda: spec(directory, EMPTY), log=say, starter=starter)
         async with trio.open_nursery() as nursery:
             began = time.perf_counter()
             await nursery.start(executor.start)
             seconds.append(time.perf_counter() - began)
             worker = executor.worker_pid
             assert worker is not None
-            memory = resident_bytes(worker)
+            memory = private_bytes(worker)
             executor.stop()
     ready = sorted(seconds)[len(seconds) // 2]
-    print(f"start to ready {ready * 1e3:.0f} ms (median of 7), idle worker {memory / 1e6:.1f} MB")
+    print(f"{name}: ready in {ready * 1e3:.0f} ms (median of 7), {memory / 1e6:.1f} MB of its own")
+
+
+async def measure_starts(directory: Path) -> None:
+    await measure_start(directory, None, "a fresh interpreter")
+    zygote = Zygote(log=say)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(zygote.run)
+        await trio.sleep(2)
+        await measure_start(directory, zygote, "forked from a zygote")
+        assert zygote.fork_count == 7, "all of them are forked"
+        nursery.cancel_scope.cancel()
 
 
 async def main(arguments: Any) -> None:
@@ -186,7 +197,7 @@ async def main(arguments: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         await measure(Path(directory), rows)
         if not arguments.only:
-            await measure_start(Path(directory))
+            await measure_starts(Path(directory))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Runs in the server only; blocking, because an execution environment may have to 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +20,18 @@ from .arena import DEFAULT_SEGMENT_BYTES
 from .environment import Environment, EnvironmentStore, own_environment
 from .wire import Load
 
-# Descriptors follow as the last two arguments. The package has another name in the worker, so that
-# nothing of Troupe is importable there: a model's `repo` or `protocol` is the model's own.
+_DIRECTORY: Final = str(Path(__file__).parent)
+
+# The package has another name in the worker, so that nothing of Troupe is importable there: a
+# model's `repo` or `protocol` is the model's own. Descriptors are the last arguments.
 _BOOTSTRAP: Final = (
     "import sys;"
     "sys.path=[p for p in sys.path if p];"
     "p=type(sys)('troupe_worker');"
-    f"p.__path__=[{str(Path(__file__).parent)!r}];"
+    "p.__path__=[{directory!r}];"
     "sys.modules['troupe_worker']=p;"
-    "from troupe_worker.worker import main;"
-    "main(int(sys.argv[1]),int(sys.argv[2]))"
+    "from troupe_worker.{module} import main;"
+    "main(*map(int,sys.argv[1:]))"
 )
 
 _INVALID_IN_NAMES: Final = frozenset(";|&$`<>()[]{}\\\"'*?~#!")
@@ -49,7 +52,16 @@ class WorkerSpec:
 
     def command(self, work: int, control: int) -> list[str]:
         """The command line, given the descriptors that the worker inherits."""
-        return [self.interpreter, "-c", _BOOTSTRAP, str(work), str(control)]
+        return [self.interpreter, "-c", _bootstrap("worker"), str(work), str(control)]
+
+
+def zygote_command(descriptor: int) -> list[str]:
+    """The command line of a process that forks workers of the server's own environment."""
+    return [sys.executable, "-c", _bootstrap("zygote"), str(descriptor)]
+
+
+def _bootstrap(module: str) -> str:
+    return _BOOTSTRAP.format(module=module, directory=_DIRECTORY)
 
 
 def worker_spec(

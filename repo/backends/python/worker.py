@@ -281,11 +281,12 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(work: int, control: int) -> None:
+def main(work: int, control: int, *, parent_is_server: bool = True) -> None:
     """Run a worker on two inherited descriptors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when a worker ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _die_with_parent()
+    if parent_is_server:
+        _die_with_parent()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text files both
     host = Host(socket.socket(fileno=work), socket.socket(fileno=control))

@@ -1,0 +1,130 @@
+"""How worker processes come to be: as interpreters of their own, or forked from a zygote.
+
+Owns the zygote process: a worker that has imported everything but a model. It is one for all
+models of a server. A worker forked from it is ready in milliseconds and shares its memory; one
+that needs another interpreter or environment is started afresh all the same, as is any while the
+zygote is not there.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from actors.process_child import Child, start_child
+from actors.process_ports import Log
+from repo.backends.python.environment import own_environment
+from repo.backends.python.launch import WorkerSpec, zygote_command
+from repo.backends.python.zygote import DESCRIPTORS, READY, REPLY, REQUEST
+
+_DESCRIPTOR_BYTES: Final = socket.CMSG_SPACE(4)
+
+
+class Starter(Protocol):
+    """What a WorkerProcess needs to exist."""
+
+    async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
+        """A process with the worker's two descriptors, which stay the caller's. Raises OSError."""
+
+
+class FreshInterpreters:
+    """Every worker is an interpreter of its own, started from nothing."""
+
+    async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
+        await trio.lowlevel.checkpoint()
+        work, control = descriptors
+        return start_child(spec.command(work, control), spec.environment, descriptors, log=log)
+
+
+class Zygote:
+    """See the module's docstring; `run` it once beside whatever starts workers."""
+
+    def __init__(self, *, log: Log) -> None:
+        self._log = log
+        self._fresh = FreshInterpreters()
+        self._socket: trio.socket.SocketType | None = None
+        self._variables: Mapping[str, str] = {}
+        self._asking = trio.Lock()
+        self.fork_count = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start the zygote, call `started` at once, and keep it until cancelled.
+
+        It is not replaced if it dies: workers are started afresh then.
+        """
+        task_status.started()
+        own = own_environment()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with trio.socket.from_stdlib_socket(ours) as connection:
+            try:
+                command = zygote_command(theirs.fileno())
+                child = start_child(command, own.variables, [theirs.fileno()], log=self._log)
+            except OSError as error:
+                self._log("WARNING", f"workers start without a zygote: {error}")
+                return
+            finally:
+                theirs.close()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(child.run)
+                nursery.start_soon(self._greet, connection, own.variables)
+                await child.wait()
+                self._socket = None
+                self._log("WARNING", "the zygote has died: workers start without it")
+                nursery.cancel_scope.cancel()
+
+    async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
+        """Fork a worker where it can be one. Raises OSError."""
+        own = spec.interpreter == own_environment().interpreter
+        if self._socket is None or not own or spec.environment != self._variables:
+            return await self._fresh.start(spec, descriptors, log=log)
+        async with self._asking:
+            child = await self._fork(descriptors, log)
+        if child is None:
+            return await self._fresh.start(spec, descriptors, log=log)
+        return child
+
+    async def _greet(
+        self, connection: trio.socket.SocketType, variables: Mapping[str, str]
+    ) -> None:
+        if await connection.recv(len(READY)) == READY:
+            self._socket = connection
+            self._variables = variables
+
+    async def _fork(self, descriptors: Sequence[int], log: Log) -> Child | None:
+        """Have a worker forked; None when the zygote cannot."""
+        connection = self._socket
+        if connection is None:
+            return None
+        output, output_end = os.pipe()
+        errors, errors_end = os.pipe()
+        rights = array.array("i", [*descriptors, output_end, errors_end])
+        assert len(rights) == DESCRIPTORS, "what a zygote expects"
+        pid, pidfd = -1, -1
+        try:
+            # Once asked, the zygote answers within milliseconds; its answer must not be lost.
+            with trio.CancelScope(shield=True):
+                await connection.sendmsg(
+                    [REQUEST.pack(0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                )
+                packet, ancillary, _, _ = await connection.recvmsg(REPLY.size, _DESCRIPTOR_BYTES)
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    (pidfd,) = array.array("i", content)
+            pid = REPLY.unpack(packet)[0] if packet else -1
+        except OSError:
+            self._socket = None
+        finally:
+            os.close(output_end)
+            os.close(errors_end)
+            if pid < 0 or pidfd < 0:
+                os.close(output)
+                os.close(errors)
+        if pid < 0 or pidfd < 0:
+            return None
+        self.fork_count += 1
+        return Child(pid, pidfd, output=output, errors=errors, log=log)
