@@ -125,13 +125,16 @@ class GrpcWorld(World):
 
     @asynccontextmanager
     async def connect(
-        self, *, reads: bool = True, server_stream: trio.abc.Stream | None = None
+        self,
+        *,
+        reads: bool = True,
+        wrap: Callable[[trio.abc.Stream], trio.abc.Stream] | None = None,
     ) -> AsyncIterator[Client]:
         """A connected client; the connection must end with the block."""
         ours, theirs = trio.testing.memory_stream_pair()
         table = routes(services(self.core.control_plane))
         connection = GrpcConnection(
-            server_stream or theirs,
+            wrap(theirs) if wrap else theirs,
             calls=self.core.calls,
             regions=self.core.regions,
             routes=table,
@@ -232,9 +235,11 @@ class Client:
         self.calls: dict[int, Call] = {}
         self.closed = trio.Event()
         self.went_away = False
+        self.deaf = False  # whether it looks at nothing that comes
         self._unread: list[tuple[int, int]] = []
         self._changed = trio.Event()
         self._partial = b""
+        self._heard = b""
 
     async def start(self, nursery: trio.Nursery) -> None:
         self.h2.initiate_connection()
@@ -252,6 +257,15 @@ class Client:
         fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
         fields += [("te", "trailers"), ("content-type", "application/grpc"), *headers]
         self.h2.send_headers(stream_id, fields, end_stream=end)
+        await self.flush()
+        return call
+
+    async def get(self, path: str) -> Call:
+        """A request that is not gRPC."""
+        stream_id = self.h2.get_next_available_stream_id()
+        call = self.calls[stream_id] = Call(self, stream_id)
+        fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "x")]
+        self.h2.send_headers(stream_id, fields, end_stream=True)
         await self.flush()
         return call
 
@@ -303,6 +317,10 @@ class Client:
     async def _read(self) -> None:
         try:
             while data := await self.stream.receive_some():
+                self._heard += data
+                if self.deaf:
+                    continue
+                data, self._heard = self._heard, b""
                 for event in self.h2.receive_data(self._without_goaway(bytes(data))):
                     self._take(event)
                 await self.flush()
