@@ -22,7 +22,9 @@ from protocol.status import ServerError, cancelled, internal, unavailable
 from repo.backends.base import Outcome
 from repo.backends.python import wire
 from repo.backends.python.arena import ArenaFullError
-from repo.backends.python.layout import Records, WireError
+from repo.backends.python.extras import parse_call
+from repo.backends.python.layout import WireError
+from repo.backends.python.records import Records
 
 _KINDS: Final[tuple[MetricKind, ...]] = ("counter", "gauge", "histogram")
 _OPERATIONS: Final[dict[int, MetricOperation]] = {
@@ -91,7 +93,7 @@ class OutgoingCalls:
         if len(self._calls) >= self._limit or records.base in self._calls:
             raise WireError(f"more than {self._limit} calls at once")
         (decoupled,) = wire.FINAL.unpack_from(packet, wire.PREFIX_AT)
-        model_name, version, _, extras = wire.parse_call(records.extras[0])
+        model_name, version, _, extras = parse_call(records.extras[0])
         request = InferRequest(
             model_name=model_name,
             model_version="" if version < 0 else str(version),

@@ -81,37 +81,40 @@ class Child:
             self._exited.set()
 
     async def _pass_on(self, pipe: int, level: LogLevel) -> None:
+        """Lines from a pipe into the log, one read per turn, to the last after the child's end."""
         os.set_blocking(pipe, False)
         pending = b""
-        reads_left = _LAST_READS
         while True:
+            try:
+                await trio.lowlevel.wait_readable(pipe)
+            except trio.Cancelled:
+                if self._ended:
+                    break
+                raise
+            content = os.read(pipe, _READ_BYTES)
+            if not content:
+                break
+            pending = self._say_lines(level, pending + content)
+        for _ in range(_LAST_READS):
             try:
                 content = os.read(pipe, _READ_BYTES)
             except BlockingIOError:
-                if self._ended:
-                    break
-                try:
-                    await trio.lowlevel.wait_readable(pipe)
-                except trio.Cancelled:
-                    if not self._ended:
-                        raise
-                continue
+                break
             if not content:
                 break
-            if self._ended:
-                reads_left -= 1
-                if not reads_left:
-                    break
-            *lines, pending = (pending + content).split(b"\n")
-            if len(pending) > MAX_LINE_BYTES:
-                lines.append(pending)
-                pending = b""
-            for line in lines:
-                self._say(level, line)
+            pending = self._say_lines(level, pending + content)
         if pending:
             self._say(level, pending)
-        # A pipe that its writer has closed is readable for ever; a cancelled scope ends this task.
-        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _say_lines(self, level: LogLevel, content: bytes) -> bytes:
+        """Log what is complete, or too long to wait for its end; the rest is returned."""
+        *lines, rest = content.split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        for line in lines:
+            self._say(level, line)
+        return rest
 
     def _say(self, level: LogLevel, line: bytes) -> None:
         self._log(level, line.decode("utf-8", "replace"))

@@ -20,7 +20,9 @@ from protocol.inference import InferResponse, Tensor
 from protocol.status import ServerError, StatusCode, internal
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
 from repo.backends.python import wire
-from repo.backends.python.layout import FAILED, LATE, RESCHEDULED, Records, WireError
+from repo.backends.python.extras import parse_error
+from repo.backends.python.layout import WireError
+from repo.backends.python.records import FAILED, LATE, RESCHEDULED, Records
 
 _NS: Final = 1_000_000_000
 
@@ -214,7 +216,7 @@ class InFlight:
         number = records.numbers[place]
         extras = records.extras[place] if records.extras is not None else b""
         if number == FAILED:
-            code, message = wire.parse_error(extras)
+            code, message = parse_error(extras)
             known = code < len(STATUS_OF_CODE)
             return ServerError(STATUS_OF_CODE[code] if known else StatusCode.UNKNOWN, message)
         if number >= RESCHEDULED:

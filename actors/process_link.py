@@ -19,19 +19,17 @@ from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome
 from repo.backends.python import wire
 from repo.backends.python.arena import Arena, SegmentMap, Span
-from repo.backends.python.layout import (
+from repo.backends.python.extras import pack_error, pack_request_extras
+from repo.backends.python.layout import Buffer, Layout, Slot, WireError
+from repo.backends.python.records import (
     FAILED,
     LATE,
     MESSAGE_LIMIT,
     RELEASE,
     BatchReader,
     BatchWriter,
-    Buffer,
-    Layout,
     Record,
     Records,
-    Slot,
-    WireError,
 )
 
 # Room for one packet; a sender never exceeds MESSAGE_LIMIT.
@@ -180,7 +178,7 @@ class Link:
         if outcome is None:
             record = (None, (), LATE, b"")
         elif isinstance(outcome, ServerError):
-            error = wire.pack_error(_CODE_OF_STATUS[outcome.status], outcome.message)
+            error = pack_error(_CODE_OF_STATUS[outcome.status], outcome.message)
             record = (None, (), FAILED, error)
         else:
             tensors = outcome.outputs
@@ -305,7 +303,7 @@ class Link:
 
 def _extras(request: InferRequest) -> bytes:
     parameters = request.parameters
-    return wire.pack_request_extras(
+    return pack_request_extras(
         request.id,
         request.correlation_id,
         request.sequence_flags,

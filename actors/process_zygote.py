@@ -22,6 +22,9 @@ from repo.backends.python.environment import own_environment
 from repo.backends.python.launch import WorkerSpec, zygote_command
 from repo.backends.python.zygote import DESCRIPTORS, READY, REPLY, REQUEST
 
+# A fork takes milliseconds; whoever takes longer is stopped, or swapped out for good.
+_ANSWER_SECONDS: Final = 10.0
+
 _DESCRIPTOR_BYTES: Final = socket.CMSG_SPACE(4)
 
 
@@ -48,6 +51,7 @@ class Zygote:
         self._log = log
         self._fresh = FreshInterpreters()
         self._socket: trio.socket.SocketType | None = None
+        self._process: Child | None = None
         self._variables: Mapping[str, str] = {}
         self._asking = trio.Lock()
         self.fork_count = 0
@@ -69,6 +73,7 @@ class Zygote:
                 return
             finally:
                 theirs.close()
+            self._process = child
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(child.run)
                 nursery.start_soon(self._greet, connection, own.variables)
@@ -78,7 +83,11 @@ class Zygote:
                 nursery.cancel_scope.cancel()
 
     async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
-        """Fork a worker where it can be one. Raises OSError."""
+        """Fork a worker where it can be one. Raises OSError.
+
+        A zygote that does not answer is killed, and the worker is not started afresh: the zygote
+        may have forked one by then, and two workers must not share their sockets.
+        """
         own = spec.interpreter == own_environment().interpreter
         if self._socket is None or not own or spec.environment != self._variables:
             return await self._fresh.start(spec, descriptors, log=log)
@@ -106,8 +115,8 @@ class Zygote:
         assert len(rights) == DESCRIPTORS, "what a zygote expects"
         pid, pidfd = -1, -1
         try:
-            # Once asked, the zygote answers within milliseconds; its answer must not be lost.
-            with trio.CancelScope(shield=True):
+            # Shielded, because once asked for, the answer must not be lost.
+            with trio.CancelScope(shield=True), trio.fail_after(_ANSWER_SECONDS):
                 await connection.sendmsg(
                     [REQUEST.pack(0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
                 )
@@ -116,6 +125,11 @@ class Zygote:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     (pidfd,) = array.array("i", content)
             pid = REPLY.unpack(packet)[0] if packet else -1
+        except trio.TooSlowError:
+            self._socket = None
+            assert self._process is not None, "set before the socket"
+            self._process.kill()
+            raise OSError("the zygote does not answer") from None
         except OSError:
             self._socket = None
         finally:

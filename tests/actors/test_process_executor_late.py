@@ -113,7 +113,7 @@ async def test_a_slow_client_holds_up_its_own_producer_only(tmp_path: Path) -> N
         def produce(sender, count):
             for n in range(count):
                 sender.send(answer([n]))
-                print("sent", count, n)
+                sys.stdout.write(f"sent {count} {n}\\n")
             sender.send(flags=FINAL)
         for r in requests:
             threading.Thread(target=produce, args=(r.get_response_sender(), value(r)[0])).start()

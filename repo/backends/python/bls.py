@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from . import host as hosts
 from . import objects, wire
+from .arena import ArenaFullError
 from .errors import TritonError, TritonModelException, expect
+from .extras import pack_call, pack_request_extras, parse_error
 from .host import Host
-from .layout import FAILED, LATE, Record, Records
+from .layout import WireError
+from .records import FAILED, LATE, Record, Records
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -85,11 +88,11 @@ def infer(request: InferenceRequest, decoupled: bool) -> InferenceResponse | Res
     if not host.bls_allowed:
         raise TritonModelException("BLS is only supported during the 'execute' function.")
     tensors = request._inputs
-    extras = wire.pack_call(
+    extras = pack_call(
         request._model_name,
         request._model_version,
         request._trace.get_context() or "",
-        wire.pack_request_extras(
+        pack_request_extras(
             request._request_id,
             request._correlation_id,
             request._flags,
@@ -108,9 +111,13 @@ def infer(request: InferenceRequest, decoupled: bool) -> InferenceResponse | Res
     try:
         prefix = wire.FINAL.pack(decoupled)
         host.send_records(wire.BLS_INFER, call.number, lambda: prefix, [record])
-    except BaseException:
+    except BaseException as error:
         del host.calls[call.number]
         host.bls_limit.release()
+        if isinstance(error, (WireError, ArenaFullError)):
+            raise TritonModelException(
+                f"An error occurred while performing BLS request: {error}"
+            ) from error
         raise
     if decoupled:
         return ResponseIterator(call)
@@ -122,7 +129,7 @@ def _response_of(records: Records[Tensor]) -> InferenceResponse:
     extras = records.extras[0] if records.extras is not None else b""
     make = objects.InferenceResponse._received
     if number == FAILED:
-        code, message = wire.parse_error(extras)
+        code, message = parse_error(extras)
         return make([], TritonError(message, code), "")
     if number == LATE:
         return make([], None, "")

@@ -20,14 +20,7 @@ from typing import TYPE_CHECKING
 
 from . import wire
 from .arena import Arena, SegmentMap, Span
-from .layout import (
-    MESSAGE_LIMIT,
-    RELEASE,
-    BatchReader,
-    BatchWriter,
-    Record,
-    Records,
-)
+from .records import MESSAGE_LIMIT, RELEASE, BatchReader, BatchWriter, Record, Records
 from .tensor import Tensor, received_record
 
 if TYPE_CHECKING:

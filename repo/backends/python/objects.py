@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import host, wire
+from . import host
 from .errors import TritonError, TritonModelException, expect
+from .extras import RequestExtras
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class InferenceRequest:
         request._requested = requested
         return request
 
-    def _add(self, extras: wire.RequestExtras) -> None:
+    def _add(self, extras: RequestExtras) -> None:
         """What only some requests carry."""
         self._request_id = extras.id
         self._correlation_id = extras.correlation_id

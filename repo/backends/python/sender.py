@@ -12,10 +12,13 @@ import threading
 from typing import TYPE_CHECKING
 
 from . import objects, wire
+from .arena import ArenaFullError
 from .errors import TritonModelException, expect
+from .extras import pack_error
 from .host import Host
-from .layout import FAILED, LATE, Record
+from .layout import WireError
 from .objects import InferenceResponse
+from .records import FAILED, LATE, Record
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -29,7 +32,7 @@ def record_of(response: InferenceResponse | None, requested: tuple[str, ...]) ->
         return None, (), LATE, b""
     error = response.error()
     if error is not None:
-        return None, (), FAILED, wire.pack_error(error.code(), error.message())
+        return None, (), FAILED, pack_error(error.code(), error.message())
     tensors: list[Tensor] = response._tensors
     if requested:
         tensors = [tensor for tensor in tensors if tensor.name() in requested]
@@ -98,7 +101,10 @@ class Reply:
             if final or not self.is_cancelled():  # else nobody would read it
                 record = record_of(response, self._requested)
                 prefix = wire.FINAL.pack(final)
-                self._host.send_records(wire.RESPONSE, self._number, lambda: prefix, [record])
+                try:
+                    self._host.send_records(wire.RESPONSE, self._number, lambda: prefix, [record])
+                except (WireError, ArenaFullError) as error:
+                    raise TritonModelException(f"Unable to send response. {error}") from error
             self._window -= 1
             self.sent += 1
             self.closed = final

@@ -7,6 +7,7 @@ ends when told to finalize, and at once when the server is gone, even in the mid
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -21,14 +22,17 @@ from . import loading, wire
 from .arena import ArenaFullError
 from .background import BackgroundLoop
 from .errors import ModelRefusal, TritonError, TritonModelException, describe
+from .extras import pack_error, parse_request_extras
 from .host import Host, ParentGoneError
-from .layout import FAILED, LATE, RESCHEDULED, Record, Records, WireError
+from .layout import WireError
 from .logger import Logger
 from .objects import RELEASE_RESCHEDULE, InferenceRequest, InferenceResponse
+from .records import FAILED, LATE, RESCHEDULED, Record, Records
 from .sender import COMPLETE_FINAL, record_of
 from .tensor import Tensor
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 
 class Worker:
@@ -63,6 +67,7 @@ class Worker:
     def _loaded(self, load: wire.Load) -> wire.Message:
         host = self._host
         host.configure(load)
+        _show_name(load.instance_name)
         self._load = load
         self._reschedulable = bool(load.reschedulable)
         try:
@@ -182,7 +187,7 @@ class Worker:
             "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is "
             "not configured to handle such a flag."
         )
-        return None, (), FAILED, wire.pack_error(TritonError.INVALID_ARG, text)
+        return None, (), FAILED, pack_error(TritonError.INVALID_ARG, text)
 
     def _failure(self, requests: list[InferenceRequest], error: BaseException) -> list[Record]:
         """The batch failed: every request that is not answered yet gets the error."""
@@ -190,7 +195,7 @@ class Worker:
             f"Failed to process the request(s) for model '{self._host.instance_name}', message: "
             + describe(error)
         )
-        failed: Record = (None, (), FAILED, wire.pack_error(TritonError.INTERNAL, text))
+        failed: Record = (None, (), FAILED, pack_error(TritonError.INTERNAL, text))
         outcomes: list[Record] = []
         for request in requests:
             reply = request._reply
@@ -235,7 +240,7 @@ def _requests_of(records: Records[Tensor]) -> list[InferenceRequest]:
     if records.extras is not None:
         for request, packed in zip(requests, records.extras):
             if packed:
-                request._add(wire.parse_request_extras(packed))
+                request._add(parse_request_extras(packed))
     return requests
 
 
@@ -276,9 +281,12 @@ def _serve(host: Host) -> None:
 def _die_with_parent() -> None:
     """Ask the kernel to kill this process with its parent, as closed sockets cannot do while a
     model holds the interpreter's lock."""
-    import ctypes  # numpy has imported it already
-
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _show_name(name: str) -> None:
+    """What `top` and `ps` show; the kernel keeps 15 bytes of it."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode("utf-8", "replace"))
 
 
 def main(work: int, control: int, *, parent_is_server: bool = True) -> None:

@@ -10,19 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo.backends.python import layout
+from repo.backends.python import records as module
 from repo.backends.python.arena import Arena, SegmentMap
-from repo.backends.python.layout import (
+from repo.backends.python.layout import Buffer, Key, Layout, Slot, WireError
+from repo.backends.python.records import (
     FAILED,
     LATE,
     RESCHEDULED,
     BatchReader,
     BatchWriter,
-    Buffer,
-    Key,
-    Layout,
     Record,
-    Slot,
-    WireError,
+    Records,
 )
 
 Read = tuple[str, str, tuple[int, ...], bytes]
@@ -54,7 +52,7 @@ class Pair:
             new = self.arena.new_segments.pop(0)
             self.segments.attach(new.number, new.descriptor)
 
-    def pass_on(self, *records: Record, base: int = 1, prefix: bytes = b"") -> layout.Records[Read]:
+    def pass_on(self, *records: Record, base: int = 1, prefix: bytes = b"") -> Records[Read]:
         message = self.writer.build(9, base, records, lambda: prefix)
         assert message[0] == 9
         return self.reader.read(message, len(prefix))
@@ -126,7 +124,7 @@ def test_spans_are_given_back_with_the_next_message() -> None:
 
 
 def test_a_full_table_is_forgotten_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "LAYOUT_LIMIT", 4)
+    monkeypatch.setattr(module, "LAYOUT_LIMIT", 4)
     pair = Pair()
     for size in range(20):
         shape = key(("A", "UINT8", (size,))), key(("B", "UINT8", (size,)))

@@ -8,6 +8,16 @@ from hypothesis import strategies as st
 
 from protocol import datatypes
 from repo.backends.python import layout, wire
+from repo.backends.python.extras import (
+    NO_EXTRAS,
+    RequestExtras,
+    pack_call,
+    pack_error,
+    pack_request_extras,
+    parse_call,
+    parse_error,
+    parse_request_extras,
+)
 from repo.backends.python.layout import WireError
 
 MESSAGES: tuple[wire.Message, ...] = (
@@ -80,24 +90,24 @@ def test_no_bytes_do_more_than_raise(packet: bytes) -> None:
 def test_request_extras_are_what_they_were(
     request_id: str, correlation_id: int | str, flags: int, timeout_us: int, parameters: str
 ) -> None:
-    packed = wire.pack_request_extras(request_id, correlation_id, flags, timeout_us, parameters)
-    extras = wire.parse_request_extras(packed)
-    expected = wire.RequestExtras(request_id, correlation_id or 0, flags, timeout_us, parameters)
+    packed = pack_request_extras(request_id, correlation_id, flags, timeout_us, parameters)
+    extras = parse_request_extras(packed)
+    expected = RequestExtras(request_id, correlation_id or 0, flags, timeout_us, parameters)
     assert extras == expected
-    assert bool(packed) == (expected != wire.NO_EXTRAS)
-    call = wire.parse_call(wire.pack_call("m", -1, "trace", packed))
+    assert bool(packed) == (expected != NO_EXTRAS)
+    call = parse_call(pack_call("m", -1, "trace", packed))
     assert call == ("m", -1, "trace", expected)
 
 
 def test_an_error_keeps_its_code() -> None:
-    assert wire.parse_error(wire.pack_error(3, "bad é")) == (3, "bad é")
+    assert parse_error(pack_error(3, "bad é")) == (3, "bad é")
     with pytest.raises(WireError, match="without a code"):
-        wire.parse_error(b"")
+        parse_error(b"")
 
 
 @given(st.binary(max_size=40))
 def test_no_extras_do_more_than_raise(extras: bytes) -> None:
-    for parse in (wire.parse_request_extras, wire.parse_call):
+    for parse in (parse_request_extras, parse_call):
         try:
             parse(extras)
         except WireError:
