@@ -125,12 +125,15 @@ class HttpClient:
         self.released(lane)
 
     def send(self, call: Call) -> None:
-        if self._idle:
-            self._start(self._idle.pop(), call)
-        else:
-            self._waiting.append(call)
-            if self._count < MAX_HTTP_CONNECTIONS:
-                self._short.unpark()
+        while self._idle:
+            lane = self._idle.pop()
+            if lane.wire is not None and not lane.wire.closed:
+                self._start(lane, call)
+                return
+            self._count -= 1  # the server has closed it while it had nothing to do
+        self._waiting.append(call)
+        if self._count < MAX_HTTP_CONNECTIONS:
+            self._short.unpark()
 
     def _start(self, lane: _HttpLane, call: Call) -> None:
         lane.call = call

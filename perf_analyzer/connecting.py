@@ -90,6 +90,7 @@ def _connector(host: str, port: int, context: ssl.SSLContext | None) -> Connect:
             with trio.fail_after(CONNECT_SECONDS):
                 await secure.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError) as error:
+            await trio.aclose_forcefully(plain)
             raise CannotConnect(f"TLS handshake failed: {error.__cause__ or error}") from error
         return secure
 

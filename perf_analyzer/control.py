@@ -29,6 +29,7 @@ from protocol.proto.messages import message_class
 # Loading a model can make a server slow to answer; longer than this and it is not going to.
 ANSWER_SECONDS: Final = 60.0
 GRPC_UNIMPLEMENTED: Final = 12
+FAILED: Final = -1  # the status of a question whose connection ended
 
 
 class ControlError(Exception):
@@ -86,7 +87,7 @@ class _Question:
         self.answered.set()
 
     def on_failure(self, text: str) -> None:
-        self.status = -1
+        self.status = FAILED
         self.problem = text
         self.answered.set()
 
@@ -119,19 +120,26 @@ class HttpControl:
 
     async def _ask(self, method: str, path: str, body: bytes = b"") -> _Question:
         async with self._turn:
-            if self._wire is None or self._wire.closed or not self._codec.usable:
-                self._codec = Http1Client()
-                try:
-                    self._wire = self._wires.attach(await self._connect(), self._codec)
-                except CannotConnect as error:
-                    raise ControlError(f"HTTP client failed: {error}") from None
-            question = _Question()
-            length = f"Content-Length: {len(body)}\r\n" if method == "POST" else ""
-            head = f"{method} {path} HTTP/1.1\r\n{self._common}{length}\r\n"
-            self._codec.start(question, question, head.encode("latin-1") + body)
-            self._wire.touch()
-            self._wires.flush()
-            await _answer(question)
+            old = self._wire is not None and not self._wire.closed and self._codec.usable
+            question = await self._ask_once(method, path, body)
+            if old and question.status == FAILED:  # the server closed it just now: ask again
+                question = await self._ask_once(method, path, body)
+        return question
+
+    async def _ask_once(self, method: str, path: str, body: bytes) -> _Question:
+        if self._wire is None or self._wire.closed or not self._codec.usable:
+            self._codec = Http1Client()
+            try:
+                self._wire = self._wires.attach(await self._connect(), self._codec)
+            except CannotConnect as error:
+                raise ControlError(f"HTTP client failed: {error}") from None
+        question = _Question()
+        length = f"Content-Length: {len(body)}\r\n" if method == "POST" else ""
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}{length}\r\n"
+        self._codec.start(question, question, head.encode("latin-1") + body)
+        self._wire.touch()
+        self._wires.flush()
+        await _answer(question)
         return question
 
     async def _document(self, method: str, path: str, body: bytes = b"") -> Any:

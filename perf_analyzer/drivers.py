@@ -36,6 +36,10 @@ def picker_of(options: Options, model: ModelInfo, payloads: Payloads, *, keeps: 
     with_ids = is_asynchronous(options, model)
     if not model.is_sequence:
         return PlainPicker(payloads, with_ids=with_ids, keeps=keeps)
+    if with_ids and options.mode is Mode.CONCURRENCY and options.levels.end == 0:
+        raise SetupError(
+            "The 'end' concurrency can not be 0 for sequence models when using asynchronous API."
+        )
     live = live_sequences(options)
     if options.sequences.id_count < live:
         raise SetupError(

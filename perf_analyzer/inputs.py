@@ -10,16 +10,15 @@ import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random  # noqa: TID251  # seeded by the run, so that two runs send the same
 from typing import Final
 
+import numpy as np
+
 from perf_analyzer.model import ModelInfo, SetupError, TensorSpec
-from protocol.datatypes import BYTES, ELEMENT_SIZE
+from protocol.datatypes import BYTES, ELEMENT_SIZE, numpy_dtype
 
 PREFIX: Final = "Failed to init manager inputs: "
 LETTERS: Final = string.ascii_letters + string.digits
-# Random bytes that are drawn at most; longer tensors repeat them.
-MAX_RANDOM_BYTES: Final = 1 << 26
 
 
 class BadInput(SetupError):
@@ -93,25 +92,15 @@ def generate(
     zero: bool,
     string_length: int,
     string_data: str,
-    random: Random,
+    seed: int,
 ) -> DataSet:
-    """One stream of one step, of random or zero bytes.
+    """One stream of one step, of random or zero elements; strings are random either way.
 
-    Random bytes are no numbers in particular: floats may be NaN. Finite ones would need a draw per
-    datatype; what a server does with a tensor rarely depends on them, and the original sends the
-    same. Raises BadInput for dynamic shapes and shape tensors.
+    Floats are between 0 and 1: random bits, which the original sends, are NaN now and then, and a
+    model may take longer over them. Raises BadInput for dynamic shapes and shape tensors.
     """
+    draw = np.random.default_rng(seed)
     tensors = {}
-    sizes = [
-        math.prod(fixed_shape(spec, {})) * ELEMENT_SIZE[spec.datatype]
-        for spec in model.inputs
-        if spec.datatype != BYTES
-    ]
-    largest = max(sizes, default=0)
-    pool = bytes(largest)
-    if not zero and largest:
-        drawn = random.randbytes(min(largest, MAX_RANDOM_BYTES))
-        pool = (drawn * math.ceil(largest / len(drawn)))[:largest]
     for spec in model.inputs:
         if spec.is_shape_tensor:
             raise BadInput(
@@ -121,19 +110,32 @@ def generate(
         shape = fixed_shape(spec, {})
         count = math.prod(shape)
         if spec.datatype == BYTES:
-            raw = byte_strings(_strings(count, string_length, string_data, random))
+            raw = byte_strings(_strings(count, string_length, string_data, draw))
+        elif zero:
+            raw = bytes(count * ELEMENT_SIZE[spec.datatype])
         else:
-            raw = pool[: count * ELEMENT_SIZE[spec.datatype]]
-            if spec.datatype == "BOOL":
-                raw = bytes(octet & 1 for octet in raw)
+            raw = _random(spec.datatype, count, draw)
         tensors[spec.name] = TensorData(raw, shape)
     return DataSet(((Step(tensors),),), generated=True)
 
 
-def _strings(count: int, length: int, text: str, random: Random) -> list[bytes]:
+def _random(datatype: str, count: int, draw: np.random.Generator) -> bytes:
+    if datatype == "BOOL":
+        return draw.integers(0, 2, count, dtype=np.uint8).tobytes()
+    if datatype == "BF16":  # the upper half of a float's bits
+        return (draw.random(count, dtype=np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+    if datatype in {"FP16", "FP32", "FP64"}:
+        return draw.random(count).astype(numpy_dtype(datatype)).tobytes()
+    return draw.bytes(count * ELEMENT_SIZE[datatype])
+
+
+def _strings(count: int, length: int, text: str, draw: np.random.Generator) -> list[bytes]:
     if text:
         return [text.encode()] * count
-    return ["".join(random.choices(LETTERS, k=length)).encode() for _ in range(count)]
+    return [
+        "".join(LETTERS[place] for place in draw.integers(0, len(LETTERS), length)).encode()
+        for _ in range(count)
+    ]
 
 
 def batch_of(data: DataSet, stream: int, first: int, batch_size: int) -> list[Step]:

@@ -23,6 +23,8 @@ from perf_analyzer.profiler import EXIT_ERROR, EXIT_OK
 from perf_analyzer.session import Ports, Session
 
 ERASE_LINE: Final = "\r\x1b[K"
+# The hot path makes no cycles; what else does is rare.
+GARBAGE_THRESHOLD: Final = 100_000
 # A progress line must not wrap: it could not be erased.
 MAX_PROGRESS: Final = 100
 
@@ -89,5 +91,6 @@ def perf(arguments: Sequence[str], *, embed: Embed | None = None) -> int:
 async def _run(options: Options, embed: Embed | None, terminal: Terminal) -> int:
     gc.collect()
     gc.freeze()  # what is loaded by now lives on; the collector need not look at it again
+    gc.set_threshold(GARBAGE_THRESHOLD)  # every look at it is a latency of some request
     session = Session(options, Ports(wall_ns=time.time_ns, embed=embed), terminal)
     return await session.run()

@@ -281,6 +281,10 @@ class Session:
         )
         levels = self._search()
         if options.warmup_count:
+            if options.mode is Mode.CONCURRENCY and options.warmup_count < options.levels.start:
+                say.error(
+                    f"WARNING: only {options.warmup_count} requests are outstanding in the warm-up"
+                )
             await driver.warm_up(options.warmup_count, options.levels.start)
         profiler = Profiler(
             options=options,

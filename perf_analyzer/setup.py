@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random  # noqa: TID251  # seeded by --seed
 from typing import Final
 
 from perf_analyzer.clients import (
@@ -146,7 +145,7 @@ def load_data(options: Options, model: ModelInfo) -> DataSet:
             zero=GENERATED[given],
             string_length=options.string_length,
             string_data=options.string_data,
-            random=Random(options.seed),  # noqa: S311  # data, not secrets
+            seed=options.seed,
         )
     paths = [Path(each) for each in given]
     if len(paths) == 1 and paths[0].is_dir():

@@ -59,6 +59,7 @@ class FakeServer:
     output: Callable[[Infer], bytes] = lambda infer: infer.binary
     infer_error: str = ""
     pages: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    closes: str = ""  # "told": each connection after one answer; "silently": without a word
     serial: bool = False  # one request at a time, like a model with one instance
     infers: list[Infer] = field(default_factory=list)
     posts: list[tuple[str, Any]] = field(default_factory=list)
@@ -80,7 +81,7 @@ class FakeServer:
         async def connect() -> trio.abc.Stream:
             ours, theirs = trio.testing.memory_stream_pair()
             assert self._nursery is not None
-            self._nursery.start_soon(self._connection, theirs)
+            self._nursery.start_soon(self.connection, theirs)
             return ours
 
         return Target(connect, "fake:8000", tls=False)
@@ -92,7 +93,7 @@ class FakeServer:
         self.busy += change
         self.busiest = max(self.busiest, self.busy)
 
-    async def _connection(self, stream: trio.abc.Stream) -> None:
+    async def connection(self, stream: trio.abc.Stream) -> None:
         received = b""
         while True:
             while b"\r\n\r\n" not in received:
@@ -109,8 +110,13 @@ class FakeServer:
                 received += await stream.receive_some()
             body, received = received[:size], received[size:]
             status, reply_headers, reply = await self._answer(method, path, headers, body)
+            if self.closes == "told":
+                reply_headers += "Connection: close\r\n"
             response = f"HTTP/1.1 {status} X\r\n{reply_headers}Content-Length: {len(reply)}\r\n\r\n"
             await stream.send_all(response.encode() + reply)
+            if self.closes:
+                await stream.aclose()
+                return
 
     async def _answer(
         self, method: str, path: str, headers: dict[str, str], body: bytes

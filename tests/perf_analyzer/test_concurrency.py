@@ -48,6 +48,7 @@ def test_percentiles_are_those_of_the_distribution() -> None:
     assert seen.value("p99 latency") in {10_000, 50_000}
     mean = (90 * 0.002 + 9 * 0.010 + 0.050) / 100
     assert seen.value("Throughput") == pytest.approx(1 / mean, rel=0.01)
+    assert "  Stabilizing using p98 latency and throughput" in seen.lines
     assert "Avg latency" not in seen.text.partition("Client:")[2].partition("p50")[0]
 
 
@@ -206,3 +207,19 @@ def test_more_concurrency_that_brings_nothing_is_called_saturation() -> None:
 
     assert "Verdict: stable" in seen.text
     assert "Verdict: server saturated (2 times the concurrency brought +" in seen.text
+
+
+def test_connections_that_the_server_closes_are_opened_anew() -> None:
+    seen = run(FakeServer(closes="told"), "-p 300 --concurrency-range 3")
+
+    assert seen.status == 0
+    assert seen.value("Throughput") == pytest.approx(300, rel=0.01)
+
+
+def test_connections_that_were_closed_while_idle_are_not_used() -> None:
+    server = FakeServer(latency=lambda _: 0.001, closes="silently")
+
+    seen = run(server, "-p 500 --async --request-rate-range 50")
+
+    assert seen.status == 0
+    assert seen.value("Avg latency") == 1000

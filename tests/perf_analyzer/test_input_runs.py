@@ -8,8 +8,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from protocol.datatypes import numpy_dtype
 from tests.perf_analyzer.fake_server import FakeServer, metadata
 from tests.perf_analyzer.runs import Run, run
 
@@ -43,6 +45,29 @@ def test_random_data_fills_the_shape_and_is_the_same_again() -> None:
     assert first.headers["content-type"] == "application/octet-stream"
     assert len(set(first.binary)) > 5
     assert first.binary == servers[1].infers[0].binary
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_random_floats_are_numbers(datatype: str) -> None:
+    server = server_for(datatype, [1000])
+
+    run(server, "--request-count 1 --seed 3")
+
+    values = np.frombuffer(server.infers[0].binary, dtype=numpy_dtype(datatype))
+    assert len(values) == 1000
+    assert np.all((values >= 0) & (values <= 1))
+    assert len(np.unique(values)) > 500
+
+
+def test_random_bits_of_the_other_types() -> None:
+    for datatype, size in (("BOOL", 1), ("BF16", 2), ("UINT8", 1), ("INT64", 8)):
+        server = server_for(datatype, [100])
+
+        run(server, "--request-count 1")
+
+        assert len(server.infers[0].binary) == 100 * size
+        if datatype == "BOOL":
+            assert set(server.infers[0].binary) == {0, 1}
 
 
 def test_zero_data_is_zero_but_strings_are_not() -> None:
@@ -284,6 +309,12 @@ def test_a_server_without_configurations_is_a_plain_one() -> None:
 
     assert seen.status == 0
     assert seen.value("Request count") == 3
+
+
+def test_a_shape_tensor_is_not_generated() -> None:
+    server = server_for("INT32", [2], input=[{"name": "IN", "is_shape_tensor": True}])
+
+    assert "can not generate data for shape tensor 'IN'" in run(server, "").errors[0]
 
 
 def test_a_decoupled_model_must_be_streamed() -> None:

@@ -53,6 +53,7 @@ def test_an_overdriven_server_is_told_from_its_late_requests() -> None:
     assert seen.value("Avg send request rate") == pytest.approx(400, rel=0.02)
     warning = next(line for line in seen.lines if "of the requests were delayed" in line)
     assert float(warning.split("rate. ")[1].partition("%")[0]) > 90
+    assert seen.lines[-1].startswith("Request Rate: 2000, ")  # not 2000.00
     verdict = next(line for line in seen.lines if "Verdict" in line)
     assert verdict.startswith("  Verdict: server saturated (")
     assert verdict.endswith(" of 2000 requests/sec were answered)")
@@ -138,6 +139,30 @@ def test_a_fixed_schedule_is_sent_once(tmp_path: Path) -> None:
     assert all(len(each.document["inputs"]) == 1 for each in server.infers)
     experiment = json.loads(export.read_text())["experiments"][0]["experiment"]
     assert experiment == {"mode": "request_rate", "value": 0.0}
+
+
+def test_a_fixed_schedule_needs_its_timestamps(tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"data": [{"IN": [0, 0, 0, 0]}]}))
+
+    seen = run(FakeServer(), f"--fixed-schedule --input-data {data}")
+
+    assert seen.status == 99
+    assert "needs an integer 'timestamp' in milliseconds in each step" in seen.errors[0]
+
+
+def test_the_first_steps_of_a_fixed_schedule_may_warm_up(tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    steps = [{"timestamp": [at], "IN": [0, 0, 0, 0]} for at in (0, 100, 200, 250)]
+    data.write_text(json.dumps({"data": steps}))
+    server = FakeServer(latency=lambda _: 0.001)
+
+    seen = run(server, f"--fixed-schedule --warmup-request-count 2 --input-data {data}")
+
+    assert seen.status == 0
+    assert len(server.infers) == 4
+    assert seen.value("Request count") == 2
+    assert server.infers[3].at - server.infers[2].at == pytest.approx(0.05, abs=1e-6)
 
 
 def test_a_rate_stops_when_the_user_has_had_enough() -> None:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from perf_analyzer.session import Session
@@ -124,10 +123,16 @@ def test_sequences_follow_the_streams_of_the_data(tmp_path: Path) -> None:
     assert lengths == {2, 3, 4}
 
 
-@pytest.mark.parametrize("arguments", ["-b 2"])
-def test_sequences_are_not_batched_by_the_client(arguments: str) -> None:
+def test_a_range_of_sequences_has_an_end() -> None:
+    assert (
+        "The 'end' concurrency can not be 0"
+        in (run(sequence_server(), "--concurrency-range 1:0 -l 50").errors[0])
+    )
+
+
+def test_sequences_are_not_batched_by_the_client() -> None:
     server = FakeServer(config={**SEQUENCE, "max_batch_size": 8})
 
-    assert run(server, arguments).errors == [
+    assert run(server, "-b 2").errors == [
         "error: can not specify batch size > 1 when using a sequence model"
     ]
