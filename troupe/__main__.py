@@ -9,6 +9,7 @@ usage: troupe <command> [options]
 
 commands:
   serve     serve a model repository (also: tritonserver)
+  perf      measure a server under load (also: perf_analyzer)
 
 `troupe <command> --help` lists the options of a command."""
 
@@ -20,6 +21,11 @@ def main() -> None:
             from troupe.serve import serve
 
             sys.exit(serve(arguments))
+        case ["perf", *arguments]:
+            from perf_analyzer.main import perf
+            from troupe.perf import embedded
+
+            sys.exit(perf(arguments, embed=embedded))
         case ["--version"]:
             from troupe.server import VERSION
 
