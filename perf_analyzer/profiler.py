@@ -154,11 +154,14 @@ class Profiler:
         options = self._options
         windows: list[Window] = []
         while True:
+            title = console.level_title(options, value)
+            self._say.progress(f"{title} window {len(windows) + 1} of at most {options.max_trials}")
             window = await self._window()
             if self._halt.is_set() and ((windows and not window.count) or self._problem()):
                 break  # the user stopped it between two windows, or the load has failed
             windows.append(window)
-            self._tell(value, windows)
+            if options.verbose:
+                self._tell(windows)
             stability = Stability.of(windows, options.percentile)
             if (
                 options.request_count
@@ -179,14 +182,10 @@ class Profiler:
             return await self._meter.counted(options.window_count)
         return await self._meter.timed(options.interval_ms / 1000)
 
-    def _tell(self, value: Fraction, windows: list[Window]) -> None:
+    def _tell(self, windows: list[Window]) -> None:
         options = self._options
         result = merge(windows[-1:], batch_size=options.batch_size, percents=options.percents)
-        line = console.pass_line(options, len(windows), windows[-1], result)
-        if options.verbose:
-            self._say.out(line)
-        else:
-            self._say.progress(f"{console.level_title(options, value)} {line.strip()}")
+        self._say.out(console.pass_line(options, len(windows), windows[-1], result))
 
     def _judged(self, value: Fraction, windows: list[Window]) -> LevelOutcome:
         """What the windows of a level come to. The last three count."""
