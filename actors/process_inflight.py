@@ -171,17 +171,15 @@ class InFlight:
         late.push(outcome, final=True)
         self._close_late(late)
 
-    def died(self) -> None:
-        """The worker is no more: end everything."""
+    def died(self, begun: int) -> None:
+        """The worker is no more: end everything. `begun` is the last batch that the model saw."""
         error = not_healthy(self._load.instance_name)
         for late in list(self._late.values()):
             late.push(error, final=True)
             self._close_late(late)
-        # The worker reads a batch only once it has answered the one before: all but the oldest
-        # still lay in the socket.
-        for place, execution in enumerate(self._executions.values()):
+        for execution in self._executions.values():
             failed = frozenset(number - execution.base for number in execution.late)
-            execution.end(Death(never_started=place > 0, failed_late=failed))
+            execution.end(Death(never_started=execution.base > begun, failed_late=failed))
         self._executions.clear()
         self._check_quiet()
 

@@ -21,6 +21,7 @@ from repo.backends.python import wire
 from repo.backends.python.arena import Arena, SegmentMap, Span
 from repo.backends.python.extras import pack_error, pack_request_extras
 from repo.backends.python.layout import Buffer, Layout, Slot, WireError
+from repo.backends.python.progress import Progress, make_progress
 from repo.backends.python.records import (
     FAILED,
     LATE,
@@ -87,6 +88,8 @@ class Link:
     def __init__(self, *, first_segment_bytes: int, segment_growth_bytes: int) -> None:
         self._work, self._worker_work = _socket_pair()
         self._control, self._worker_control = _socket_pair()
+        self._worker_progress = make_progress()
+        self._progress = Progress(self._worker_progress)
         self._arena = Arena(first_bytes=first_segment_bytes, growth_bytes=segment_growth_bytes)
         self._segments = SegmentMap(writable=False, missing=self._fetch_segment)
         released = self._segments.released
@@ -100,18 +103,27 @@ class Link:
         self._backlog: deque[tuple[bytes, int]] = deque()  # packet, descriptor or -1
 
     @property
-    def worker_descriptors(self) -> tuple[int, int]:
-        """What the worker inherits: its ends of `work` and `control`."""
-        return self._worker_work.fileno(), self._worker_control.fileno()
+    def worker_descriptors(self) -> tuple[int, int, int]:
+        """What the worker inherits: its ends of `work` and `control`, and its progress."""
+        return self._worker_work.fileno(), self._worker_control.fileno(), self._worker_progress
+
+    @property
+    def begun(self) -> int:
+        """The number of the first request of the last batch that the model has been given."""
+        return self._progress.begun
 
     def close_worker_ends(self) -> None:
         """Called once the worker has its own copies."""
         self._worker_work.close()
         self._worker_control.close()
+        if self._worker_progress >= 0:
+            os.close(self._worker_progress)
+            self._worker_progress = -1
 
     def close(self) -> None:
-        for sock in (self._work, self._control, self._worker_work, self._worker_control):
-            sock.close()
+        self.close_worker_ends()
+        self._work.close()
+        self._control.close()
         for _, descriptor in self._backlog:
             if descriptor >= 0:
                 os.close(descriptor)

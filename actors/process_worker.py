@@ -107,7 +107,7 @@ class WorkerProcess:
                 nursery.cancel_scope.cancel()
         finally:
             self.ended.set()
-            self._inside.died()
+            self._inside.died(self._link.begun)
             self._calls.close()
             self._link.close()
             if self._ready_answered is not None:

@@ -32,7 +32,7 @@ class Starter(Protocol):
     """What a WorkerProcess needs to exist."""
 
     async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
-        """A process with the worker's two descriptors, which stay the caller's. Raises OSError."""
+        """A process with the worker's descriptors, which stay the caller's. Raises OSError."""
 
 
 class FreshInterpreters:
@@ -40,8 +40,7 @@ class FreshInterpreters:
 
     async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
         await trio.lowlevel.checkpoint()
-        work, control = descriptors
-        return start_child(spec.command(work, control), spec.environment, descriptors, log=log)
+        return start_child(spec.command(descriptors), spec.environment, descriptors, log=log)
 
 
 class Zygote:

@@ -499,4 +499,4 @@ async def test_the_worker_has_only_what_it_needs(tmp_path: Path) -> None:
         return [answer(np.array([repr((sorted(bad), "" in sys.path, fds))], object))]
     """
     async with running(model_spec(tmp_path, body)) as rig:
-        assert await rig.infer([1]) == [repr(([], False, ["socket", "socket"])).encode()]
+        assert await rig.infer([1]) == [repr(([], False, ["/memfd", "socket", "socket"])).encode()]

@@ -39,7 +39,7 @@ def pid_of(rig: Rig) -> int:
 
 def shared_segments() -> int:
     """Segments that this process has mapped; they have no name in /dev/shm, nor anywhere."""
-    return Path("/proc/self/maps").read_text().count("memfd:troupe")
+    return Path("/proc/self/maps").read_text().count("memfd:troupe ")
 
 
 def descriptor_count() -> int:
@@ -72,11 +72,11 @@ async def test_a_batch_still_in_the_socket_goes_to_the_next_worker(tmp_path: Pat
 
 
 async def test_a_worker_killed_while_idle_is_replaced_unasked(tmp_path: Path) -> None:
+    """And nobody notices: a request that it could not have begun goes to its successor."""
     async with running(model_spec(tmp_path, FRAGILE)) as rig:
         assert await rig.infer([1]) == [1]
         before = pid_of(rig)
         os.kill(before, signal.SIGKILL)
-        await rig.logged("has died")
         assert await rig.infer([2]) == [2]
         assert pid_of(rig) != before
 

@@ -87,7 +87,7 @@ async def test_forked_workers_are_like_fresh_ones(tmp_path: Path) -> None:
     pids, parents, numbers, descriptors, handlers, names, directories = zip(*found, strict=True)
     assert len(set(pids)) == len(set(numbers)) == 2
     assert len(set(parents)) == 1
-    assert descriptors == (["/dev/null", "pipe", "pipe", "socket", "socket"],) * 2
+    assert descriptors == (["/dev/null", "/memfd", "pipe", "pipe", "socket", "socket"],) * 2
     assert handlers == (True, True)
     assert names == ("1.model", "1.model")
     assert directories == (str(tmp_path / "a/m/1"), str(tmp_path / "b/m/1"))

@@ -6,7 +6,7 @@ Runs in the server only; blocking, because an execution environment may have to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,9 +50,9 @@ class WorkerSpec:
     environment: Mapping[str, str]
     load: Load
 
-    def command(self, work: int, control: int) -> list[str]:
-        """The command line, given the descriptors that the worker inherits."""
-        return [self.interpreter, "-c", _bootstrap("worker"), str(work), str(control)]
+    def command(self, descriptors: Sequence[int]) -> list[str]:
+        """The command line, given what the worker inherits: `work`, `control` and its progress."""
+        return [self.interpreter, "-c", _bootstrap("worker"), *map(str, descriptors)]
 
 
 def zygote_command(descriptor: int) -> list[str]:

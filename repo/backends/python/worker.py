@@ -27,6 +27,7 @@ from .host import Host, ParentGoneError
 from .layout import WireError
 from .logger import Logger
 from .objects import RELEASE_RESCHEDULE, InferenceRequest, InferenceResponse
+from .progress import Progress
 from .records import FAILED, LATE, RESCHEDULED, Record, Records
 from .sender import COMPLETE_FINAL, record_of
 from .tensor import Tensor
@@ -38,8 +39,9 @@ _PR_SET_NAME = 15
 class Worker:
     """The main thread's work: load, execute batch after batch, finalize."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, progress: Progress) -> None:
         self._host = host
+        self._progress = progress
         self._loop = BackgroundLoop()
         self._model: Any = None
         self._load: wire.Load | None = None
@@ -98,8 +100,8 @@ class Worker:
         host.executing = range(base, base + count)
         requests = _requests_of(records)
         del packet, records
-        called = perf_counter_ns()
-        returned = called
+        called = returned = perf_counter_ns()
+        self._progress.begin(base)
         try:
             responses = self._call(requests)
             returned = perf_counter_ns()
@@ -289,8 +291,8 @@ def _show_name(name: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode("utf-8", "replace"))
 
 
-def main(work: int, control: int, *, parent_is_server: bool = True) -> None:
-    """Run a worker on two inherited descriptors."""
+def main(work: int, control: int, progress: int, *, parent_is_server: bool = True) -> None:
+    """Run a worker on the descriptors that it has inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when a worker ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if parent_is_server:
@@ -301,6 +303,8 @@ def main(work: int, control: int, *, parent_is_server: bool = True) -> None:
     hosts.install(host)
     threading.Thread(target=_serve, args=(host,), name="service", daemon=True).start()
     try:
-        Worker(host).run()
+        begun = Progress(progress)
+        os.close(progress)
+        Worker(host, begun).run()
     except ParentGoneError:
         os._exit(1)

@@ -25,17 +25,17 @@ from . import worker
 REQUEST = struct.Struct("<B")
 REPLY = struct.Struct("<q")  # a process id, or a negative errno
 
-# Descriptors of a request: the worker's ends of `work` and `control`, its output and its errors.
-DESCRIPTORS = 4
+# Descriptors of a request: the worker's ends of `work` and `control`, its progress, and where its
+# output and its errors go.
+DESCRIPTORS = 5
 
 READY = b"ready"
 
 
 class _Forked(Exception):  # not an error: the child leaves the loop by it
-    def __init__(self, work: int, control: int) -> None:
+    def __init__(self, descriptors: list[int]) -> None:
         super().__init__()
-        self.work = work
-        self.control = control
+        self.descriptors = descriptors
 
 
 def main(descriptor: int) -> None:
@@ -49,8 +49,8 @@ def main(descriptor: int) -> None:
     try:
         _serve(socket.socket(fileno=descriptor))
     except _Forked as forked:
-        work, control = forked.work, forked.control
-    worker.main(work, control, parent_is_server=False)
+        inherited = forked.descriptors
+    worker.main(*inherited, parent_is_server=False)
 
 
 def _serve(server: socket.socket) -> NoReturn:
@@ -95,7 +95,7 @@ def _become_worker(server: socket.socket, descriptors: list[int], others: list[i
     server.close()
     for pidfd in others:
         os.close(pidfd)
-    work, control, output, errors = descriptors
+    *inherited, output, errors = descriptors
     os.dup2(output, 1)
     os.dup2(errors, 2)
     os.close(output)
@@ -105,7 +105,7 @@ def _become_worker(server: socket.socket, descriptors: list[int], others: list[i
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()
-    raise _Forked(work, control)
+    raise _Forked(inherited)
 
 
 def _has_ended(pidfd: int) -> bool:

@@ -68,7 +68,7 @@ def test_a_worker_is_told_what_it_needs(tmp_path: Path) -> None:
         32, 1 << 20, 1 << 20,
     )  # fmt: skip
     assert spec.interpreter == sys.executable
-    assert spec.command(5, 6)[-2:] == ["5", "6"]
+    assert spec.command((5, 6, 7))[-3:] == ["5", "6", "7"]
 
 
 def test_a_configuration_changes_what_a_worker_does(tmp_path: Path) -> None:
