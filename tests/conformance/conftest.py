@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -112,6 +113,22 @@ def start_server() -> Iterator[StartServer]:
     yield start
     for server in servers:
         server.stop()
+
+
+@contextlib.contextmanager
+def _run_server(repository: Path, *arguments: str) -> Iterator[ServerProcess]:
+    server = ServerProcess(repository, *arguments)
+    try:
+        yield server
+    finally:
+        status = server.stop()
+    assert status == 0
+
+
+@pytest.fixture(scope="session")
+def run_server() -> Callable[..., contextlib.AbstractContextManager[ServerProcess]]:
+    """Servers for the fixtures of whole modules: `with run_server(repository, *arguments)`."""
+    return _run_server
 
 
 @pytest.fixture(scope="session")
