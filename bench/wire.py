@@ -1,0 +1,211 @@
+"""What the wire costs, beside other servers that do the same work in the same run.
+
+    python bench/wire.py                  # some three minutes; prints the tables of docs/wire.md
+
+gRPC: unary ModelInfer through a batcher to an in-process no-op, with constant headers and with one
+header that changes on each call; one call at a time; 600 kB tensors. HTTP: binary tensors. The
+servers take turns, `ROUNDS` times; a ratio is taken within a round and the table gives the median
+with its extremes. CPU is user and system time of the server process per answer. uvicorn with
+httptools and uvloop is installed into `.peers/wire` by the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+
+from bench import http_load, wire_load
+from bench.processes import free_ports
+from protocol.proto.messages import ModelInferRequest
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 3
+SECONDS = 3.0
+TICK = 0.01
+MODEL = """
+backend: "noop"
+max_batch_size: 64
+input { name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] }
+output { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1 ] }
+instance_group { count: 1 kind: KIND_CPU }
+dynamic_batching { }
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    http: str
+
+    def cpu_seconds(self) -> float:
+        text = Path(f"/proc/{self.process.pid}/stat").read_text()
+        fields = text[text.rindex(")") + 2 :].split()
+        return (int(fields[11]) + int(fields[12])) * TICK
+
+
+@contextmanager
+def running(name: str, repository: Path) -> Iterator[Server]:
+    """Start a server by its name in the table, wait for it, end it."""
+    grpc_port, http_port, metrics_port = free_ports(3)
+    if name == "troupe":
+        command = [
+            sys.executable,
+            str(ROOT / "bench" / "wire_server.py"),
+            f"--model-repository={repository}",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+            f"--http-port={http_port}",
+            f"--grpc-port={grpc_port}",
+            f"--metrics-port={metrics_port}",
+        ]
+        ready = "Metrics Service"
+    else:
+        interpreter = uvicorn_interpreter() if name == "uvicorn" else sys.executable
+        port = http_port if name == "uvicorn" else grpc_port
+        command = [
+            str(interpreter), str(ROOT / "bench" / "wire_peers.py"), name, "--port", str(port)
+        ]  # fmt: skip
+        ready = "ready"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if ready in line:
+                break
+        time.sleep(0.5)  # uvicorn says ready just before it listens
+        yield Server(process, f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def uvicorn_interpreter() -> Path:
+    """The environment of the uvicorn peer, made by the first run."""
+    folder = ROOT / ".peers" / "wire"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        packages = ["uvicorn", "httptools", "uvloop", "numpy", "grpcio", "protobuf"]
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+    return python
+
+
+def grpc_message(elements: int) -> bytes:
+    request = ModelInferRequest(model_name="noop")
+    tensor = request.inputs.add()
+    tensor.name, tensor.datatype = "INPUT0", "FP32"
+    tensor.shape.extend([1, elements])
+    request.raw_input_contents.append(np.ones(elements, np.float32).tobytes())
+    return request.SerializeToString()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a load and the servers it is put to."""
+
+    title: str
+    servers: tuple[str, ...]
+    connections: int
+    streams: int
+    elements: int = 16
+    fresh_headers: bool = False
+    http: bool = False
+
+    def drive(self, server: Server) -> dict[str, float]:
+        if self.http:
+            return http_load.drive(
+                server.http,
+                elements=self.elements,
+                connections=self.connections,
+                seconds=SECONDS,
+            )
+        return wire_load.drive(
+            server.grpc,
+            "/inference.GRPCInferenceService/ModelInfer",
+            grpc_message(self.elements),
+            connections=self.connections,
+            streams=self.streams,
+            seconds=SECONDS,
+            fresh_headers=self.fresh_headers,
+        )
+
+
+GRPC = ("troupe", "grpcio-aio", "grpcio-sync")
+ROWS = (
+    Row("gRPC, 64 in flight, constant headers", GRPC, 4, 16),
+    Row("gRPC, 64 in flight, a new header each call", GRPC, 4, 16, fresh_headers=True),
+    Row("gRPC, one call at a time", GRPC, 1, 1),
+    Row("gRPC, 600 kB tensors, 4 in flight", GRPC, 1, 4, elements=150_000),
+    Row("HTTP, binary, 64 connections", ("troupe", "uvicorn"), 64, 1, http=True),
+    Row("HTTP, binary, one connection", ("troupe", "uvicorn"), 1, 1, http=True),
+)
+
+
+def measure(rows: tuple[Row, ...], rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder)
+        (repository / "noop" / "1").mkdir(parents=True)
+        (repository / "noop" / "config.pbtxt").write_text(MODEL)
+        print("| load | server | answers/s | mean latency µs | CPU µs/answer | Troupe is |")
+        print("|---|---|--:|--:|--:|--:|")
+        for row in rows:
+            print_row(row, repository, rounds)
+
+
+def print_row(row: Row, repository: Path, rounds: int) -> None:
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in row.servers}
+    for number in range(rounds):
+        order = row.servers if number % 2 == 0 else row.servers[::-1]
+        for name in order:
+            with running(name, repository) as server:
+                before = server.cpu_seconds()
+                result = row.drive(server)
+                spent = server.cpu_seconds() - before
+            rate = result["answers_per_second"]
+            assert not result["failed"], f"{name} failed {result['failed']} calls"
+            answers = max(1.0, rate * SECONDS * 1.1)
+            taken[name].append((rate, result["latency_us"], spent / answers * 1e6))
+    for name in row.servers:
+        rate, latency, cpu = (
+            statistics.median(column) for column in zip(*taken[name], strict=True)
+        )
+        ratios = [
+            ours[0] / theirs[0] for ours, theirs in zip(taken["troupe"], taken[name], strict=True)
+        ]
+        verdict = (
+            ""
+            if name == "troupe"
+            else f"{statistics.median(ratios):.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
+        )
+        print(
+            f"| {row.title} | {name} | {rate:,.0f} | {latency:,.0f} | {cpu:,.0f} | {verdict} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="rows whose title contains this")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    given = parser.parse_args()
+    measure(tuple(row for row in ROWS if given.only in row.title), given.rounds)
+
+
+if __name__ == "__main__":
+    main()
