@@ -5,8 +5,8 @@ their trailers. Frames are encoded once; per call only the stream identifier cha
 `fresh_headers`, one header value that no table has seen before. It checks that answers come, not
 what they say: the caller compares one answer with a real client first.
 
-    python bench/wire_load.py --address 127.0.0.1:8001 --path /inference.GRPCInferenceService/ModelInfer \
-        --message request.bin --connections 4 --streams 16 --seconds 3
+    python bench/wire_load.py --address 127.0.0.1:8001 --message request.bin \
+        --connections 4 --streams 16 --seconds 3
 """
 
 from __future__ import annotations

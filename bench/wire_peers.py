@@ -2,7 +2,7 @@
 
     python bench/wire_peers.py grpcio-aio --port 8001     ModelInfer through a batching task
     python bench/wire_peers.py grpcio-sync --port 8001    ModelInfer in a thread pool
-    python bench/wire_peers.py uvicorn --port 8000        POST of binary tensors, httptools and uvloop
+    python bench/wire_peers.py uvicorn --port 8000        binary tensors, httptools and uvloop
 
 Each parses a request, hands its tensors to a batcher (but for grpcio-sync, whose threads would only
 wait for each other), gives them back and serializes the response.
@@ -70,7 +70,7 @@ async def serve_aio(port: int) -> None:
     batcher = Batcher(answer)
     server = grpc.aio.server(options=MESSAGE_LIMITS)
     handler = grpc.unary_unary_rpc_method_handler(
-        lambda request, context: batcher.ask(request),
+        lambda request, _: batcher.ask(request),
         request_deserializer=ModelInferRequest.FromString,
         response_serializer=ModelInferResponse.SerializeToString,
     )
@@ -86,7 +86,7 @@ async def serve_aio(port: int) -> None:
 def serve_sync(port: int) -> None:
     server = grpc.server(ThreadPoolExecutor(max_workers=16), options=MESSAGE_LIMITS)
     handler = grpc.unary_unary_rpc_method_handler(
-        lambda request, context: answer(request),
+        lambda request, _: answer(request),
         request_deserializer=ModelInferRequest.FromString,
         response_serializer=ModelInferResponse.SerializeToString,
     )
