@@ -127,7 +127,7 @@ class OutgoingCalls:
     ) -> None:
         if self._bls is None:
             raise unavailable("this server does not let models call models")
-        async with aclosing(self._bls.infer(request, decoupled=decoupled)) as responses:  # type: ignore[type-var]  # async generators have aclose
+        async with aclosing(self._bls.infer(request, decoupled=decoupled)) as responses:
             async for outcome, final in responses:
                 await call.room.acquire()
                 last = final or not decoupled

@@ -5,7 +5,7 @@ Nothing here acts. `wiring.py` passes the real things in, tests pass fakes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from protocol.inference import InferRequest
@@ -37,10 +37,10 @@ class BlsPort(Protocol):
 
     def infer(
         self, request: InferRequest, *, decoupled: bool
-    ) -> AsyncIterator[tuple[Outcome | None, bool]]:
+    ) -> AsyncGenerator[tuple[Outcome | None, bool], None]:
         """Every response and whether it is the last. Raising means that nothing was run.
 
-        With `decoupled` false a decoupled model is refused. Closing the iterator cancels.
+        With `decoupled` false a decoupled model is refused. Closing the generator cancels.
         """
 
     async def load(self, model_name: str, config_json: str, files: Mapping[str, bytes]) -> None:

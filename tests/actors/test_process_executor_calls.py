@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ class Models:
 
     async def infer(
         self, request: InferRequest, *, decoupled: bool
-    ) -> AsyncIterator[tuple[Outcome | None, bool]]:
+    ) -> AsyncGenerator[tuple[Outcome | None, bool], None]:
         self.asked.append(request)
         name = request.model_name
         if name == "gone":
