@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.datatypes import BYTES, ELEMENT_SIZE
+from protocol.datatypes import BYTES, DATATYPES, ELEMENT_SIZE
 from protocol.inference import InferRequest, Tensor
 from protocol.status import ServerError, invalid_arg, request_prefix
 from repo.input_rules import InputRule, string_fault
@@ -102,8 +102,9 @@ class Refusals:
 
     def _wrong_tensor(self, tensor: Tensor, rule: InputRule) -> str:
         if tensor.datatype != rule.datatype:
+            given = tensor.datatype if tensor.datatype in DATATYPES else "<invalid>"
             return (
-                f"inference input '{tensor.name}' data-type is '{tensor.datatype}', but model "
+                f"inference input '{tensor.name}' data-type is '{given}', but model "
                 f"'{self.model_name}' expects '{rule.datatype}'"
             )
         if -1 in tensor.shape:

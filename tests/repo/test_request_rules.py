@@ -239,6 +239,11 @@ OPTIONAL = _input("A", "16") + _input("B", "4") + _input("C", "1", "optional: tr
         ),
         (
             BATCHED,
+            _request(Tensor("A", "STRING", (1, 16), raw=bytes(64)), GOOD_B),
+            f"{P}inference input 'A' data-type is '<invalid>', but model 'M' expects 'FP32'",
+        ),
+        (
+            BATCHED,
             _request(GOOD_A, _zeros("B", 1, -1, 4)),
             (
                 f"{P}All input dimensions should be specified for input 'B' for model 'M', got "
