@@ -132,7 +132,6 @@ class HttpEncoder(Encoder):
             f"POST /v2/models/{model.name}{version}/infer HTTP/1.1",
             f"Host: {authority}",
             "User-Agent: troupe-perf",
-            "Content-Type: application/octet-stream",
             *(f"{name}: {value}" for name, value in headers),
         ]
         self._head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
@@ -178,13 +177,13 @@ class HttpEncoder(Encoder):
 
     def pieces_with(self, patch: bytes, payload: Payload) -> tuple[Buffer, ...]:
         json_bytes = len(patch) + len(payload.head)
-        head = b"%bInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n%b%b" % (
-            self._head,
-            json_bytes,
-            json_bytes + len(payload.body),
-            patch,
-            payload.head,
-        )
+        if not payload.body:  # nothing but JSON: any KServe v2 server understands it
+            head = b"%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b%b"
+            return (head % (self._head, json_bytes, patch, payload.head),)
+        head = (
+            b"%bContent-Type: application/octet-stream\r\n"
+            b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n%b%b"
+        ) % (self._head, json_bytes, json_bytes + len(payload.body), patch, payload.head)
         if len(payload.body) <= JOIN_BYTES:
             return (head + payload.body,)
         return head, payload.body

@@ -132,6 +132,8 @@ async def has_statistics(control: Control) -> bool:
     try:
         metadata = await control.server_metadata()
     except ControlError as error:
+        if error.unsupported:
+            return False
         raise SetupError(f"failed to get server metadata: {error}") from None
     return "statistics" in metadata.get("extensions", ())
 

@@ -274,6 +274,9 @@ def test_json_tensors_go_out_as_json() -> None:
     assert document["inputs"][0]["data"] == [0, 0]
     assert document["outputs"][0]["parameters"] == {"binary_data": False}
     assert not server.infers[0].binary
+    headers = server.infers[0].headers
+    assert headers["content-type"] == "application/json"
+    assert "inference-header-content-length" not in headers
 
 
 def test_shared_memory_is_registered_used_and_removed() -> None:
