@@ -65,7 +65,9 @@ def over_https(certificate: tuple[Path, Path], arguments: str) -> Run:
             listeners = await trio.open_ssl_over_tcp_listeners(
                 0, context, host="127.0.0.1", https_compatible=True
             )
-            port = listeners[0].transport_listener.socket.getsockname()[1]
+            listener = listeners[0].transport_listener
+            assert isinstance(listener, trio.SocketListener)
+            port = listener.socket.getsockname()[1]
 
             async def serve(stream: trio.abc.Stream) -> None:
                 try:
