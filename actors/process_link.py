@@ -128,6 +128,7 @@ class Link:
             if descriptor >= 0:
                 os.close(descriptor)
         self._backlog.clear()
+        self._progress.close()
         self._arena.close()
         self._segments.close()
 

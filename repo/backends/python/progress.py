@@ -25,13 +25,23 @@ class Progress:
     """The word, as either side sees it; the descriptor stays the caller's."""
 
     def __init__(self, descriptor: int) -> None:
-        # Keeps a descriptor of its own, as long as the mapping.
-        self._word = memoryview(mmap.mmap(descriptor, _BYTES)).cast("Q")
+        # Keeps a descriptor of its own, until it is closed.
+        self._mapping = mmap.mmap(descriptor, _BYTES)
+        self._word = memoryview(self._mapping).cast("Q")
+        self._last = 0  # what it said when it was closed
+        self._is_closed = False
 
     @property
     def begun(self) -> int:
         """The number of the first request of the last batch that the model was given."""
-        return self._word[0]
+        return self._last if self._is_closed else self._word[0]
+
+    def close(self) -> None:
+        """Give the mapping back; what it said last can still be asked for."""
+        if not self._is_closed:
+            self._last, self._is_closed = self._word[0], True
+            self._word.release()
+            self._mapping.close()
 
     def begin(self, base: int) -> None:
         """Called by the worker right before the model."""
