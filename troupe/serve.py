@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
+from actors.command_line import parse, usage
 from actors.failures import root_cause
+from actors.flags import BadOption
 from actors.model_repository import StartupFailed
-from actors.options import BadOption, ServerOptions, parse, usage
+from actors.options import ServerOptions
 from actors.port import AddressInUse
 from protocol.status import ServerError
 from troupe.logs import configure

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.options import FLAGS, BadOption, ServerOptions, parse
+from actors.command_line import parse
+from actors.flags import FLAGS, BadOption
+from actors.options import ServerOptions
 
 REPOSITORY = "--model-repository=models"
 
