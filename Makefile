@@ -4,13 +4,15 @@ VENV := .venv
 RUN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test lint types proto clean
+.PHONY: serve test setup lint types proto clean
 
 serve: $(VENV)/.serve
 	$(RUN)/troupe serve --model-repository sample_repository $(ARGS)
 
 test: $(VENV)/.test
 	$(RUN)/pytest $(ARGS)
+
+setup: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(RUN)/ruff check .
