@@ -16,8 +16,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from perf_analyzer.calls import Buffer
-from perf_analyzer.clients import SERVICE, grpc_fields, open_http2
 from perf_analyzer.connecting import CannotConnect, Connect
+from perf_analyzer.grpc_clients import SERVICE, grpc_fields, open_http2
 from perf_analyzer.http1_client import Head, Http1Client
 from perf_analyzer.http2_client import Http2Client
 from perf_analyzer.model import Document

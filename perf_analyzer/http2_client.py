@@ -122,6 +122,11 @@ class Http2Client:
         ]
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether `start` may be used; a server that goes away still answers what it has."""
+        return not self._goaway and self._next_id <= MAX_STREAM_ID
+
+    @property
     def open_calls(self) -> int:
         return len(self._streams) + len(self._waiting)
 
@@ -218,7 +223,7 @@ class Http2Client:
 
     def _open(self, call: StreamCall, *, keeps: bool) -> int:
         stream_id = self._next_id
-        if stream_id > MAX_STREAM_ID or self._goaway:
+        if not self.takes_calls:
             raise ConnectionFailed("the server takes no more calls on this connection")
         self._next_id = stream_id + 2
         self._streams[stream_id] = Stream(call, self._peer_window, keeps=keeps)

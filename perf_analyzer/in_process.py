@@ -97,6 +97,9 @@ class LocalClient:
         self._encoder = encoder
         self._nursery = nursery
 
+    async def run(self) -> None:
+        """Nothing goes on beside the load."""
+
     async def widen(self, width: int) -> None:
         """Nothing limits the width."""
 

@@ -16,7 +16,7 @@ import trio
 
 from perf_analyzer import console, reports, search
 from perf_analyzer.calls import Call
-from perf_analyzer.clients import Client, HttpClient
+from perf_analyzer.clients import Client
 from perf_analyzer.connecting import Connect, plain_connector, split_address
 from perf_analyzer.control import Control, ControlError
 from perf_analyzer.drivers import Driver, driver_of, intervals, is_asynchronous, picker_of
@@ -202,8 +202,7 @@ class Session:
             local = LocalEncoder(plan)
             return LocalClient(server, local, nursery), Payloads(plan, local)
         client, encoder = client_of(self._options, server, plan, self._wires)
-        if isinstance(client, HttpClient):
-            nursery.start_soon(client.run)
+        nursery.start_soon(client.run)
         return client, Payloads(plan, encoder)
 
     async def _measure(self, nursery: trio.Nursery, prepared: Prepared) -> int:

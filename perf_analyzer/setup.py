@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from perf_analyzer.clients import (
-    Client,
-    GrpcClient,
-    GrpcStreamClient,
-    HttpClient,
-    grpc_fields,
-)
+from perf_analyzer.clients import Client, HttpClient
 from perf_analyzer.connecting import Connect, connector, split_address, tls_context
 from perf_analyzer.control import Control, ControlError, GrpcControl, HttpControl
+from perf_analyzer.grpc_clients import GrpcClient, GrpcStreamClient, grpc_fields
 from perf_analyzer.input_files import read_directory, read_json
 from perf_analyzer.inputs import DataSet, generate
 from perf_analyzer.model import (

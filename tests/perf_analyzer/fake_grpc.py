@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 from perf_analyzer.options import Options
 from perf_analyzer.setup import Target
 from protocol.grpc_compression import decompress
-from protocol.http2 import Http2Connection
+from protocol.http2 import Http2Connection, Http2Limits
 from protocol.http2_events import CallHalfClosed, CallOpened, MessageReceived, UnaryCall
 from protocol.proto.messages import (
     ModelInferRequest,
@@ -39,6 +40,7 @@ class FakeGrpcServer:
     empty_final: bool = False
     gap: float = 0.0  # between the responses of one request
     error: str = ""
+    connection_seconds: float = math.inf  # after these a connection is asked to end
     infers: list[ModelInferRequest] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
     heads: list[dict[str, str]] = field(default_factory=list)
@@ -95,7 +97,12 @@ class _Connection:
         self._server = server
         self._stream = stream
         self._codec = Http2Connection(
-            unary_paths=frozenset({SERVICE + "ModelInfer"}), now=trio.current_time()
+            Http2Limits(
+                max_connection_age_seconds=server.connection_seconds,
+                drain_ping_timeout_seconds=0.001,
+            ),
+            unary_paths=frozenset({SERVICE + "ModelInfer"}),
+            now=trio.current_time(),
         )
         self._lock = trio.Lock()
         self._encodings: dict[int, str] = {}
@@ -105,14 +112,26 @@ class _Connection:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             await self._write()
+            if self._server.connection_seconds < math.inf:
+                nursery.start_soon(self._grow_old)
             while True:
-                data = await self._stream.receive_some()
+                try:
+                    data = await self._stream.receive_some()
+                except trio.ClosedResourceError:
+                    data = b""
                 if not data:
                     nursery.cancel_scope.cancel()
                     return
                 for event in self._codec.receive(bytes(data), trio.current_time()):
                     self._on_event(event, nursery)
                 await self._write()
+
+    async def _grow_old(self) -> None:
+        while not self._codec.is_closed:
+            await trio.sleep(0.01)
+            self._codec.tick(trio.current_time())
+            await self._write()
+        await self._stream.aclose()
 
     async def _write(self) -> None:
         async with self._lock:

@@ -64,6 +64,16 @@ def test_many_calls_share_few_connections() -> None:
     assert server.connections == 1 + 6  # one asks questions
 
 
+def test_connections_that_the_server_goes_away_from_are_replaced() -> None:
+    server = FakeGrpcServer(connection_seconds=0.25)
+
+    seen = run(server, "-i grpc -p 500 --concurrency-range 4")
+
+    assert seen.errors == []
+    assert seen.value("Throughput") == pytest.approx(400, rel=0.02)
+    assert server.connections > 5
+
+
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_compressed_requests_mean_the_same(algorithm: str) -> None:
     server = FakeGrpcServer()
