@@ -81,11 +81,15 @@ def perf(arguments: Sequence[str], *, embed: Embed | None = None) -> int:
         return EXIT_ERROR
     for warning in options.warnings:
         terminal.error(warning)
+    status = EXIT_OK
     try:
-        return trio.run(_run, options, embed, terminal)
-    except SetupError as error:
-        terminal.error(f"error: {error}")
-        return EXIT_ERROR
+        status = trio.run(_run, options, embed, terminal)
+    except* SetupError as group:
+        terminal.error(f"error: {group.exceptions[0]}")
+        status = EXIT_ERROR
+    except* KeyboardInterrupt:
+        """Ctrl-C before the run had begun or after it had ended: leave at once."""
+    return status
 
 
 async def _run(options: Options, embed: Embed | None, terminal: Terminal) -> int:

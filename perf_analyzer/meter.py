@@ -32,6 +32,8 @@ WINDOW_STRETCH: Final = 1.2
 COUNT_POLL_SECONDS: Final = 1.0
 # How often the event loop is asked how late it is.
 LAG_PROBE_SECONDS: Final = 0.05
+# epoll counts milliseconds, so a timer is late by up to one of them anyway.
+TIMER_GRAIN_SECONDS: Final = 0.001
 NO_REQUESTS: Final = (
     "No valid requests recorded within time interval. Please use a larger time window."
 )
@@ -53,7 +55,8 @@ class LagProbe:
         while True:
             due_at = trio.current_time() + LAG_PROBE_SECONDS
             await trio.sleep_until(due_at)
-            self._late.append(trio.current_time() - due_at)
+            late = trio.current_time() - due_at - TIMER_GRAIN_SECONDS
+            self._late.append(max(0.0, late))
 
     def cut(self) -> float:
         """The 99th percentile since the last cut, in seconds."""
