@@ -14,6 +14,7 @@ from actors.flags import FLAGS, BadOption, Flag
 from actors.options import ServerOptions, Value
 from protocol.restriction import RestrictedApis
 from protocol.v2_json_parameters import HeaderForwarding
+from repo.host_policy import HostPolicies
 
 _BY_NAME: Final = {flag.name: flag for flag in FLAGS}
 _DEFAULTS: Final = {option.name: option.default for option in fields(ServerOptions)}
@@ -101,6 +102,7 @@ def _cross_check(options: ServerOptions) -> None:
             raise ValueError("the response cache needs a size, in bytes")
         RestrictedApis.parse(options.http_restricted_api)
         RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True)
+        HostPolicies(options.host_policy)
         HeaderForwarding(options.http_header_forward_pattern)
         HeaderForwarding(options.grpc_header_forward_pattern)
     except ValueError as error:

@@ -9,6 +9,7 @@ thread. `actors/process_executor.py` keeps a model.py in a worker process, and
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import traceback
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class ThreadExecutor:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._cores = backend.context.cores
         # At most `depth` jobs plus load, unload and the sentinel are ever inside.
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -130,6 +132,8 @@ class ThreadExecutor:
     def _serve(self) -> None:
         """The thread: one job after the other until the sentinel."""
         assert self._token is not None, "start sets the token before the thread exists"
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)  # this thread, and those that the model starts
         while (job := self._jobs.get()) is not None:
             try:
                 job.outcomes = job.work()

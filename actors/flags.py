@@ -255,7 +255,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "host-policy",
         "<policy>,<key>=<value>",
         repeated=True,
-        missing="host policies are not supported",
     ),
     Flag(
         "model-load-gpu-limit",

@@ -6,6 +6,7 @@ batches, credits and cancellations. What comes after its end is not its business
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -205,6 +206,8 @@ class WorkerProcess:
             self._link.close_worker_ends()
 
     async def _report_load(self, task_status: trio.TaskStatus[wire.Message]) -> None:
+        if self._spec.cores:
+            os.sched_setaffinity(self.pid, self._spec.cores)  # before there is any other thread
         await self._tell(self._spec.load)
         await self._load_answered.wait()
         assert self._load_answer is not None, "set before the event"

@@ -46,6 +46,7 @@ class InstanceContext:
     kind: str  # "CPU", "GPU" or "MODEL"
     device_id: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)  # merged --backend-config values
+    cores: frozenset[int] = frozenset()  # to run on, by its host policy; empty: wherever
 
     @property
     def model_name(self) -> str:

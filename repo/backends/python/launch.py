@@ -49,6 +49,7 @@ class WorkerSpec:
     interpreter: str
     environment: Mapping[str, str]
     load: Load
+    cores: frozenset[int] = frozenset()  # to run on; empty: wherever
 
     def command(self, descriptors: Sequence[int]) -> list[str]:
         """The command line, given what the worker inherits: `work`, `control` and its progress."""
@@ -102,7 +103,7 @@ def worker_spec(
         auto_complete=int(auto_complete),
     )
     environment = _environment(context, backend_directory)
-    return WorkerSpec(environment.interpreter, environment.variables, load)
+    return WorkerSpec(environment.interpreter, environment.variables, load, context.cores)
 
 
 def _environment(context: InstanceContext, backend_directory: Path | None) -> Environment:
