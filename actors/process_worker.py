@@ -6,6 +6,7 @@ batches, credits and cancellations. What comes after its end is not its business
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -207,7 +208,9 @@ class WorkerProcess:
 
     async def _report_load(self, task_status: trio.TaskStatus[wire.Message]) -> None:
         if self._spec.cores:
-            os.sched_setaffinity(self.pid, self._spec.cores)  # before there is any other thread
+            # Before the model is imported, whose threads inherit it. A worker may be dead already.
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(self.pid, self._spec.cores)
         await self._tell(self._spec.load)
         await self._load_answered.wait()
         assert self._load_answer is not None, "set before the event"

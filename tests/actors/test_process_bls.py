@@ -1,140 +1,158 @@
-"""OtherModels, the BlsPort of a real server, on the whole street in virtual time."""
+"""OtherModels, the BlsPort of a real server: what it asks of the street and the control plane."""
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
-import trio.testing
 
-from actors.options import ServerOptions
+from actors import process_bls
+from actors.calls import Calls
+from actors.control_plane import ControlPlane
 from actors.process_bls import OtherModels
+from actors.process_ports import BlsPort
 from protocol.inference import InferRequest, InferResponse
-from protocol.status import ServerError, not_found
-from repo.backends.base import ExecuteRequest, Outcome
-from simulation.executor import echo
-from simulation.seeding import seeded_scheduler
-from simulation.world import Scenario, SimulatedModel, World, zeros
-
-IO = """
-backend: "simulated"
-input { name: "INPUT" data_type: TYPE_FP32 dims: [ 1 ] }
-output { name: "INPUT" data_type: TYPE_FP32 dims: [ 1 ] }
-max_batch_size: 8
-"""
-DECOUPLED = IO + "model_transaction_policy { decoupled: true }"
+from protocol.status import ServerError, invalid_arg, not_found
+from repo.backends.base import Outcome
 
 
-def missing(_: ExecuteRequest) -> Outcome:
-    return not_found("its own error")
+class Street:
+    """Two models as callers find them: `plain` answers once, `stream` is decoupled."""
+
+    def __init__(self) -> None:
+        self.answers: list[Outcome | None] = []
+        self.refusal: ServerError | None = None
+        self.left: list[bool] = []  # per call: whether it had finished when it was left
+        self.controlled: list[object] = []
+        self.models = {"plain": False, "stream": True}
+        self.index = SimpleNamespace(value=self)
+
+    def find(self, name: str, version: str) -> SimpleNamespace:
+        if name not in self.models:
+            raise not_found(f"Request for unknown model: '{name}' is not found")
+        return SimpleNamespace(decoupled=self.models[name])
+
+    @asynccontextmanager
+    async def open_call(self, calls: object, request: InferRequest) -> AsyncIterator[Street]:
+        assert calls is self
+        if self.refusal is not None:
+            raise self.refusal
+        try:
+            yield self
+        finally:
+            self.left.append(self.finished)
+
+    @property
+    def finished(self) -> bool:
+        return not self.answers
+
+    async def next(self) -> InferResponse | None:
+        await trio.lowlevel.checkpoint()
+        answer = self.answers.pop(0)
+        if isinstance(answer, ServerError):
+            raise answer
+        return answer
+
+    # The control plane.
+
+    async def load_model(
+        self, repository: str, name: str, parameters: Mapping[str, str | bytes]
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        self.controlled.append((repository, name, dict(parameters)))
+
+    async def unload_model(self, repository: str, name: str, *, unload_dependents: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        self.controlled.append((repository, name, unload_dependents))
+
+    async def is_model_ready(self, name: str, version: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return version != "7"
 
 
-def stream(request: ExecuteRequest) -> list[tuple[float, Outcome]]:
-    return [(0.25, echo(request)), (0.25, missing(request)), (0.5, echo(request))]
+@pytest.fixture
+def street(monkeypatch: pytest.MonkeyPatch) -> Street:
+    made = Street()
+    monkeypatch.setattr(process_bls, "open_call", made.open_call)
+    return made
 
 
-def world(**options: str) -> World:
-    return World(
-        {
-            "plain": SimulatedModel(IO, latency=lambda _: 0.25),
-            "failing": SimulatedModel(IO, behaviour=missing),
-            "stream": SimulatedModel(DECOUPLED, responses=stream),
-        },
-        options=ServerOptions(model_repository=("simulated",), **options),  # type: ignore[arg-type]  # texts all
+def others(street: Street) -> BlsPort:
+    fake = cast("Any", street)
+    return OtherModels(calls=cast("Calls", fake), control_plane=cast("ControlPlane", fake))
+
+
+async def collect(
+    street: Street, name: str, answers: Sequence[Outcome | None], *, decoupled: bool
+) -> list[tuple[Outcome | None, bool]]:
+    street.answers = list(answers)
+    async with aclosing(others(street).infer(InferRequest(name), decoupled=decoupled)) as found:
+        return [each async for each in found]
+
+
+async def test_every_answer_is_passed_on_and_the_last_one_marked(street: Street) -> None:
+    one, other = InferResponse("plain", "1"), InferResponse("stream", "1")
+    failed = invalid_arg("its own error")
+    for decoupled in (False, True):
+        found = await collect(street, "plain", [one], decoupled=decoupled)
+        assert found == [(one, True)]
+    assert await collect(street, "plain", [failed], decoupled=False) == [(failed, True)]
+    assert await collect(street, "stream", [other, failed, other, None], decoupled=True) == [
+        (other, False),
+        (failed, False),
+        (other, False),
+        (None, True),
+    ]
+    assert street.left == [True] * 4
+
+
+async def test_what_cannot_be_run_is_refused_in_tritons_words(street: Street) -> None:
+    async def refusal(name: str) -> str:
+        with pytest.raises(ServerError) as caught:
+            await collect(street, name, [], decoupled=False)
+        return caught.value.message
+
+    assert await refusal("gone") == (
+        "Failed for execute the inference request. Model 'gone' is not ready."
     )
+    assert await refusal("stream") == (
+        "Model stream is using the decoupled. The current BLS request call doesn't support models "
+        "using the decoupled transaction policy. Please use 'decoupled=True' argument to the "
+        "'exec' or 'async_exec' calls for decoupled models.'"
+    )
+    street.refusal = invalid_arg("unexpected shape")
+    assert await refusal("plain") == "unexpected shape"
+    assert not street.left
 
 
-def run(of: World, scenario: Scenario) -> None:
-    """As `World.run`, without its books, which know of nobody but the world's own clients."""
-    with seeded_scheduler(0) as of.random:
-        trio.run(of._run, scenario, clock=of.clock)
+async def test_leaving_the_generator_leaves_the_call(street: Street) -> None:
+    street.answers = [InferResponse("stream", "1")] * 3
+    async with aclosing(others(street).infer(InferRequest("stream"), decoupled=True)) as found:
+        async for _ in found:
+            break
+    assert street.left == [False]
 
 
-def others(of: World) -> OtherModels:
-    return OtherModels(calls=of.core.calls, control_plane=of.core.control_plane)
+async def test_models_are_controlled_as_an_operator_would(street: Street) -> None:
+    access = others(street)
+    await access.load("a", "", {})
+    await access.load("a", "{}", {"file:1/x": b"y"})
+    await access.unload("a", unload_dependents=True)
+    assert street.controlled == [
+        ("", "a", {}),
+        ("", "a", {"config": "{}", "file:1/x": b"y"}),
+        ("", "a", True),
+    ]
 
 
-async def collect(of: World, asked: InferRequest, *, decoupled: bool = False) -> list[object]:
-    """Per response its kind and whether it was the last; or the refusal."""
-    found: list[object] = []
-    try:
-        async with aclosing(others(of).infer(asked, decoupled=decoupled)) as responses:
-            async for outcome, final in responses:
-                error = isinstance(outcome, ServerError)
-                found.append((str(outcome) if error else type(outcome), final))
-    except ServerError as refusal:
-        found.append(refusal.message)
-    return found
-
-
-def test_a_model_answers_once_and_a_decoupled_one_as_often_as_it_likes() -> None:
-    async def scenario(of: World) -> None:
-        for decoupled in (False, True):
-            found = await collect(of, zeros("plain", (1, 1)), decoupled=decoupled)
-            assert found == [(InferResponse, True)]
-        assert await collect(of, zeros("failing", (1, 1))) == [("Not found: its own error", True)]
-        assert await collect(of, zeros("stream", (1, 1)), decoupled=True) == [
-            (InferResponse, False),
-            ("Not found: its own error", False),
-            (InferResponse, False),
-            (type(None), True),
-        ]
-
-    run(world(), scenario)
-
-
-def test_what_cannot_be_run_is_refused_in_tritons_words() -> None:
-    async def scenario(of: World) -> None:
-        assert await collect(of, zeros("gone", (1, 1))) == [
-            "Failed for execute the inference request. Model 'gone' is not ready."
-        ]
-        assert await collect(of, zeros("stream", (1, 1))) == [
-            (
-                "Model stream is using the decoupled. The current BLS request call doesn't support "
-                "models using the decoupled transaction policy. Please use 'decoupled=True' "
-                "argument to the 'exec' or 'async_exec' calls for decoupled models.'"
-            )
-        ]
-        (refusal,) = await collect(of, zeros("plain", (1, 2)))
-        assert str(refusal).startswith("[request id: <id_unknown>] unexpected shape for input")
-
-    run(world(), scenario)
-
-
-def test_leaving_the_iterator_cancels_the_call() -> None:
-    async def scenario(of: World) -> None:
-        async with aclosing(others(of).infer(zeros("stream", (1, 1)), decoupled=True)) as responses:
-            async for _ in responses:
-                break
-        with trio.move_on_after(0.125):
-            await collect(of, zeros("plain", (1, 1)))
-        await trio.testing.wait_all_tasks_blocked()
-
-    run(world(), scenario)
-
-
-def test_models_are_controlled_where_the_operator_allows_it() -> None:
-    async def scenario(of: World) -> None:
-        access = others(of)
-        assert await access.is_ready("plain", "")
-        assert not await access.is_ready("plain", "7")
-        with pytest.raises(ServerError, match="Request for unknown model: 'gone' is not found"):
-            await access.is_ready("gone", "")
-        await access.unload("plain", unload_dependents=False)
-        assert not await access.is_ready("plain", "")
-        await access.load("plain", "", {})
-        assert await access.is_ready("plain", "")
-
-    explicit = {"model_control_mode": "explicit", "load_model": ("*",)}
-    run(world(**explicit), scenario)  # type: ignore[arg-type]  # a tuple as well
-
-
-def test_models_are_not_controlled_otherwise() -> None:
-    async def scenario(of: World) -> None:
-        with pytest.raises(ServerError, match="explicit model load / unload is not allowed"):
-            await others(of).load("plain", "{}", {"file:1/x": b""})
-        with pytest.raises(ServerError, match="explicit model load / unload is not allowed"):
-            await others(of).unload("plain", unload_dependents=True)
-
-    run(world(), scenario)
+async def test_readiness_of_what_was_never_heard_of_is_an_error(street: Street) -> None:
+    access = others(street)
+    assert await access.is_ready("plain", "")
+    assert not await access.is_ready("plain", "7")
+    with pytest.raises(ServerError) as caught:
+        await access.is_ready("gone", "")
+    assert caught.value.message == "Request for unknown model: 'gone' is not found"

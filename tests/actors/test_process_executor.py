@@ -11,6 +11,8 @@ import pytest
 import trio
 import trio.testing
 
+from actors.executor import Executor
+from actors.process_executor import ProcessExecutor
 from protocol.datatypes import Array
 from protocol.inference import InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, StatusCode
@@ -41,6 +43,13 @@ async def test_a_batch_is_executed_and_timed(tmp_path: Path) -> None:
         assert min(timings.input_ns, timings.infer_ns, timings.output_ns) > 0
         assert await rig.executor.is_ready()
     assert not await rig.executor.is_ready()
+
+
+def test_it_is_an_executor() -> None:
+    executor: Executor = ProcessExecutor(
+        lambda: pytest.fail("nothing is started"), log=lambda *_: None
+    )
+    assert executor.depth == 2
 
 
 async def test_two_batches_may_be_in_flight(tmp_path: Path) -> None:
