@@ -223,6 +223,10 @@ class ControlPlane:
 
     # --- shared memory -----------------------------------------------------------------------
 
+    def check_client_memory_allowed(self) -> None:
+        """Raise UNSUPPORTED when clients may not share memory, whatever they would register."""
+        self._regions.check_allowed()
+
     def register_system_memory(self, region: SystemRegion) -> None:
         self._regions.register_system(region)
 

@@ -60,9 +60,13 @@ class SharedMemory:
 
     # --- the control plane -------------------------------------------------------------------
 
+    def check_allowed(self) -> None:
+        """Raise UNSUPPORTED when clients may not share memory."""
+        check_client_shared_memory(self._allowed)
+
     def register_system(self, wanted: SystemRegion) -> None:
         """Map a POSIX shared-memory object. Raises ServerError."""
-        check_client_shared_memory(self._allowed)
+        self.check_allowed()
         name = wanted.name
         if not name:
             raise invalid_arg("'region name' is necessary to register system shared memory region")
@@ -87,7 +91,7 @@ class SharedMemory:
 
     def register_cuda(self, wanted: CudaRegion) -> None:
         """Refuse device memory: this server has no use for it. Raises ServerError."""
-        check_client_shared_memory(self._allowed)
+        self.check_allowed()
         if not wanted.name:
             raise invalid_arg("'region name' is necessary to register cuda shared memory region")
         raise invalid_arg(
@@ -100,7 +104,7 @@ class SharedMemory:
         A region in use goes with the last request that uses it. Raises UNSUPPORTED when clients
         may not share memory.
         """
-        check_client_shared_memory(self._allowed)
+        self.check_allowed()
         for each in [name] if name else list(self._regions):
             region = self._regions.get(each)
             if region is None:
@@ -111,7 +115,7 @@ class SharedMemory:
     def unregister_cuda(self, name: str) -> None:
         """No region is of this kind, so nothing changes; whatever `name` is."""
         del name
-        check_client_shared_memory(self._allowed)
+        self.check_allowed()
 
     def system_status(self, name: str) -> Sequence[SystemRegion]:
         """One region, or all of them by name. Raises NOT_FOUND for an unknown name."""

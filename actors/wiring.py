@@ -180,7 +180,7 @@ def wire_http(
         restricted=RestrictedApis.parse(options.http_restricted_api),
         max_input_size=options.http_max_input_size,
     )
-    return HttpFrontend(listeners, calls=core.calls, operations=operations, limits=HttpLimits())
+    return HttpFrontend(listeners, operations=operations, limits=HttpLimits())
 
 
 def wire_grpc(

@@ -1,0 +1,360 @@
+"""One HTTP/1.1 connection of the REST port: a reader and a writer.
+
+Owns the codec, the requests that have come and wait for their turn, and the one that is being
+answered. The reader parses, admits and submits; the writer encodes replies and sends whatever has
+come since it last looked in one go. Inference takes no task of its own; a control operation is
+answered by a short task. Requests are answered one after the other, in the order of their coming.
+
+A client that goes takes its request along, wherever that is. One that does not read stops the model
+that answers it, by its window, and later loses its connection; one that sends requests without
+reading answers is read no further. So what a connection can pin in memory is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from actors.calls import submit, submit_nowait
+from actors.channels import Door, Mailbox
+from actors.http_control import Answer
+from actors.http_exchanges import Exchange, failure, give_up
+from actors.http_operations import HttpOperations
+from actors.http_outbox import Outbox
+from actors.messages import Reply
+from protocol.http1 import (
+    ContinueExpected,
+    Http1Connection,
+    HttpEvent,
+    HttpLimits,
+    HttpRequest,
+    IdleTimedOut,
+)
+from protocol.http1_error import HttpError
+from protocol.http1_head import HeadParser
+from protocol.http1_response import CONTINUE, Buffer, encode_error, encode_response
+from protocol.routes import Generate, Infer, Operation
+from protocol.status import ServerError
+
+log = logging.getLogger(__name__)
+
+# One inference of a connection is under way at a time, so one reply is; some late ones of requests
+# that were given up may still be on their way.
+REPLY_DOOR: Final = 8
+ANSWER_DOOR: Final = 1
+# Pipelined requests wait unread once the bodies that wait hold this much; and no further request is
+# begun while this much of earlier answers has not been sent.
+MAX_WAITING_BYTES: Final = 1 << 20
+MAX_UNSENT_BYTES: Final = 1 << 18
+# How long a peer may take to hang up after our last word. Closing at once, with bytes of it unread,
+# would reset the connection and could take that word back.
+LINGER_SECONDS: Final = 1.0
+# What is read and dropped of a peer that should have nothing more to say, at a time and in all.
+DISCARD_READ_BYTES: Final = 1 << 16
+MAX_DISCARDED_BYTES: Final = 1 << 26
+# When the server stops, a request that is only half here may take this long to come.
+DRAIN_GRACE_SECONDS: Final = 3.0
+
+
+class HttpConnection:
+    """One peer. `run` ends when either side has closed."""
+
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        *,
+        operations: HttpOperations,
+        limits: HttpLimits,
+        heads: HeadParser,
+    ) -> None:
+        self._stream = stream
+        self._operations = operations
+        self._http = Http1Connection(limits, now=trio.current_time(), heads=heads)
+        self._mailbox = Mailbox()
+        self._replies: Door[Reply] = self._mailbox.door(REPLY_DOOR)
+        self._answers: Door[Answer] = self._mailbox.door(ANSWER_DOOR)
+        self._waiting: deque[HttpEvent] = deque()  # bounded by HttpLimits and MAX_WAITING_BYTES
+        self._waiting_bytes = 0
+        self._current: HttpRequest | None = None
+        self._exchange: Exchange | None = None  # of the current request, if it is for a model
+        self._outbox = Outbox(stream)
+        self._resume: trio.Event | None = None  # what the reader waits for, if it waits
+        self._has_left = trio.Event()  # the peer sends no more
+        self._closing = False  # nothing more is said after what is in the outbox
+        self._lingers = False  # our last word is one that the peer should hear
+        self._draining = False  # the server stops: the current answer is the last
+        self._drain_deadline = math.inf
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery
+
+    async def run(self) -> None:
+        """Serve the peer until it leaves, errs or is told to go."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._read)
+                    await self._write()
+                    self._nursery.cancel_scope.cancel()
+        finally:
+            self._abandon()
+            self._mailbox.close()
+            with trio.CancelScope(shield=True), trio.move_on_after(LINGER_SECONDS):
+                await trio.aclose_forcefully(self._stream)
+
+    def sweep(self, now: float) -> None:
+        """Act on whatever time has brought about."""
+        if now >= self._outbox.deadline:
+            self._scope.cancel()
+            return
+        match self._http.tick(now):
+            case IdleTimedOut():
+                self._close()
+            case HttpError() as error:
+                self._take([error])
+        if now >= self._drain_deadline and self._current is None and not self._waiting:
+            self._close()
+
+    def drain(self, now: float) -> None:
+        """The server stops: an idle connection closes now, a busy one after its answer."""
+        self._draining = True
+        if self._http.is_idle:
+            self._close()
+        else:
+            self._drain_deadline = now + DRAIN_GRACE_SECONDS
+
+    # --- reader ------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        http, stream = self._http, self._stream
+        try:
+            while not (http.is_closed or self._closing):
+                if not http.wants_data or self._waiting_bytes > MAX_WAITING_BYTES:
+                    self._resume = trio.Event()
+                    await self._resume.wait()
+                    self._take(http.receive(b"", trio.current_time()))
+                    continue
+                data = await stream.receive_some(http.read_size)
+                if not data:
+                    break
+                self._take(http.receive(bytes(data), trio.current_time()))
+            else:
+                await self._discard()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._abandon()
+            self._close()
+        self._leave()
+
+    async def _discard(self) -> None:
+        """No further request is taken; return once the peer has hung up."""
+        dropped = 0
+        while data := await self._stream.receive_some(DISCARD_READ_BYTES):
+            dropped += len(data)
+            if dropped > MAX_DISCARDED_BYTES:
+                await trio.sleep_forever()  # the writer ends this connection
+
+    def _leave(self) -> None:
+        """The peer has hung up. It may still listen, but nobody computes for it any longer."""
+        self._has_left.set()
+        if self._exchange is not None:
+            self._abandon()
+            self._close()
+        self._mailbox.ring()
+
+    def _take(self, events: Sequence[HttpEvent]) -> None:
+        for event in events:
+            if isinstance(event, HttpRequest):
+                self._waiting_bytes += len(event.body)
+            self._waiting.append(event)
+        self._advance()
+        if self._outbox or self._closing:
+            self._mailbox.ring()
+
+    def _advance(self) -> None:
+        """Begin the next request, if none is being answered; its answer may be there at once."""
+        while self._waiting and self._current is None and not self._closing:
+            if self._outbox.unsent_bytes > MAX_UNSENT_BYTES:
+                return  # the writer comes back here when it has sent some
+            event = self._waiting.popleft()
+            match event:
+                case HttpRequest():
+                    self._waiting_bytes -= len(event.body)
+                    self._current = event
+                    self._begin(event)
+                case ContinueExpected():
+                    self._outbox.say((CONTINUE,))
+                case HttpError():
+                    self._outbox.say(encode_error(event, keep_alive=False))
+                    self._lingers = True
+                    self._close()
+
+    def _begin(self, request: HttpRequest) -> None:
+        keep_alive = self._keeps_alive(request)
+        try:
+            operation = self._operations.dispatch(request)
+            if isinstance(operation, Infer | Generate):
+                self._submit(operation, request)
+            else:
+                self._nursery.start_soon(self._operate, operation, request)
+        except HttpError as error:
+            is_head = request.method == "HEAD"
+            self._finish(encode_error(error, keep_alive=keep_alive, head_only=is_head))
+        except ServerError as error:
+            self._finish(failure(error, keep_alive=keep_alive))
+        except Exception:  # ring boundary: a request never ends its server
+            log.exception("a request failed")
+            self._fail()
+
+    def _submit(self, operation: Infer | Generate, request: HttpRequest) -> None:
+        if self._has_left.is_set():
+            self._close()  # as if it had left a moment later
+            return
+        if isinstance(operation, Infer):
+            self._exchange = self._operations.open_infer(operation, request, self._replies)
+        else:
+            self._exchange = self._operations.open_generate(operation, request, self._mailbox)
+        try:
+            submit_nowait(self._exchange.ticketed)
+        except trio.WouldBlock:
+            self._nursery.start_soon(self._submit_patiently, self._exchange)
+
+    async def _submit_patiently(self, exchange: Exchange) -> None:
+        try:
+            await submit(exchange.ticketed)
+        except ServerError as error:
+            message = exchange.ticketed.submit
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                message.reply.send_nowait(Reply(message.number, error, final=True))
+            return
+        if self._exchange is not exchange:
+            give_up(exchange)  # the client left while this stood in the door
+
+    async def _operate(self, operation: Operation, request: HttpRequest) -> None:
+        assert not isinstance(operation, Infer | Generate), "models answer these"
+        try:
+            answer = await self._operations.run(operation, request)
+        except Exception:  # ring boundary: a request never ends its server
+            log.exception("a request failed")
+            self._fail()
+            self._mailbox.ring()
+            return
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self._answers.send(answer)
+
+    # --- writer ------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        try:
+            while not (self._closing or self._is_over()):
+                await self._mailbox.wait()
+                self._answer()
+                while self._outbox:
+                    await self._outbox.flush()
+                    self._advance()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the peer has vanished; there is nobody to tell
+        if self._lingers and not self._has_left.is_set():
+            await self._linger()
+
+    def _is_over(self) -> bool:
+        """Whether the peer has hung up and everything that it asked before has been answered."""
+        return self._has_left.is_set() and self._current is None and not self._waiting
+
+    def _answer(self) -> None:
+        """Encode everything that has come, for as far as the current request goes."""
+        for reply in self._replies.drain():
+            self._on_reply(reply)
+        exchange = self._exchange
+        if exchange is not None and exchange.replies is not self._replies:
+            for reply in exchange.replies.drain():
+                self._on_reply(reply)
+                if exchange.ended:
+                    break
+        for answer in self._answers.drain():
+            if self._current is not None:
+                keep_alive = self._keeps_alive(self._current)
+                self._finish(
+                    encode_response(
+                        answer.status, answer.headers, answer.parts, keep_alive=keep_alive
+                    )
+                )
+        self._advance()
+
+    def _on_reply(self, reply: Reply) -> None:
+        exchange, request = self._exchange, self._current
+        if exchange is None or request is None:
+            return
+        if reply.number != exchange.ticketed.submit.number:
+            return  # a late answer to a request that was given up
+        try:
+            parts = exchange.answer(reply, keep_alive=self._keeps_alive(request))
+        except Exception:  # ring boundary: a response never ends its server
+            log.exception("a response failed")
+            give_up(exchange)
+            self._fail()
+            return
+        if exchange.ended:
+            self._finish(parts)
+        else:
+            self._outbox.say(parts)
+
+    async def _linger(self) -> None:
+        """Half-close, and give the peer a moment to read our last word and hang up itself."""
+        with trio.move_on_after(LINGER_SECONDS):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_eof()
+                await self._has_left.wait()
+
+    def _finish(self, parts: Sequence[Buffer]) -> None:
+        """The current request is answered: say it, and make room for the next."""
+        request, exchange = self._current, self._exchange
+        assert request is not None, "only a request under way is finished"
+        self._current = self._exchange = None
+        if exchange is not None:
+            exchange.close()
+        self._outbox.say(parts)
+        self._http.reply_sent(trio.current_time())
+        if not self._keeps_alive(request):
+            self._lingers = True
+            self._close()
+        elif self._resume is not None:
+            self._wake_reader()
+
+    def _fail(self) -> None:
+        """A defect of ours, in the words that are left for it. A reply may have begun."""
+        if self._current is None:
+            return  # its client has gone
+        begun = self._exchange is not None and self._exchange.begun
+        error = HttpError(500, "internal server error")
+        self._finish(() if begun else encode_error(error, keep_alive=False))
+        self._lingers = not begun
+        self._close()
+
+    def _keeps_alive(self, request: HttpRequest) -> bool:
+        # Few peers of HTTP/1.0 keep connections, and each has its own way of asking for it.
+        return request.keep_alive and request.head.is_http_11 and not self._draining
+
+    def _close(self) -> None:
+        self._closing = True
+        self._wake_reader()
+        self._mailbox.ring()
+
+    def _wake_reader(self) -> None:
+        if self._resume is not None:
+            self._resume.set()
+            self._resume = None
+
+    def _abandon(self) -> None:
+        """Nobody waits for the current request any longer, nor for those behind it."""
+        exchange, self._exchange = self._exchange, None
+        self._current = None
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        if exchange is not None:
+            give_up(exchange)
+            exchange.close()
