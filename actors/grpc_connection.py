@@ -24,6 +24,7 @@ from actors.grpc_streams import MessageStream, StreamCall, UnaryStream, Wire
 from actors.grpc_terms import GrpcSettings, Refusal, Terms, TermsReader
 from actors.grpc_unary import UnaryInfers
 from actors.shared_memory import SharedMemory
+from actors.sockets import send_parts
 from actors.tls import HandshakeFailed, handshake
 from protocol.grpc_compression import IDENTITY, decompress
 from protocol.grpc_service import (
@@ -51,7 +52,6 @@ from protocol.status import ServerError, deadline_exceeded, internal, unavailabl
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 1 << 16
 # How long a peer may take to read what a connection that is over still has to tell it.
 LAST_WORDS_SECONDS: Final = 1.0
 
@@ -130,7 +130,7 @@ class GrpcConnection:
         http2 = self._http2
         try:
             while not http2.is_closed:
-                data = await self._stream.receive_some(READ_BYTES)
+                data = await self._stream.receive_some()
                 if data:
                     self._take(http2.receive(bytes(data), trio.current_time()))
                 else:
@@ -265,8 +265,7 @@ class GrpcConnection:
             infers.answer()
             try:
                 while http2.has_output:
-                    for part in http2.take_output():
-                        await self._stream.send_all(part)
+                    await send_parts(self._stream, http2.take_output())
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._take(http2.receive_eof())
             if self._stopped:

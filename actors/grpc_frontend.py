@@ -18,6 +18,7 @@ from actors.grpc_connection import GrpcConnection
 from actors.grpc_terms import GrpcSettings
 from actors.port import Port
 from actors.shared_memory import SharedMemory
+from actors.sockets import PeerStream
 from actors.tls import secured
 from protocol.grpc_service import Route
 
@@ -57,7 +58,7 @@ class GrpcFrontend:
         """Accept no more; send GOAWAY, let open calls end."""
         self._port.drain()
 
-    def _connect(self, stream: trio.SocketStream) -> GrpcConnection:
+    def _connect(self, stream: PeerStream) -> GrpcConnection:
         return GrpcConnection(
             secured(stream, self._tls),
             calls=self._calls,

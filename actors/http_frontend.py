@@ -12,6 +12,7 @@ import trio
 from actors.http_connection import HttpConnection
 from actors.http_operations import HttpOperations
 from actors.port import Port
+from actors.sockets import PeerStream
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser
 
@@ -47,7 +48,7 @@ class HttpFrontend:
         """Accept no more; idle connections close now, busy ones after their answer."""
         self._port.drain()
 
-    def _connect(self, stream: trio.SocketStream) -> HttpConnection:
+    def _connect(self, stream: PeerStream) -> HttpConnection:
         return HttpConnection(
             stream, operations=self._operations, limits=self._limits, heads=self._heads
         )

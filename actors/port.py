@@ -13,6 +13,8 @@ from typing import Final, Protocol
 
 import trio
 
+from actors.sockets import PeerStream
+
 log = logging.getLogger(__name__)
 
 # Connections that the kernel completes before anyone accepts them.
@@ -79,7 +81,7 @@ class Port:
     def __init__(
         self,
         listeners: list[trio.SocketListener],
-        connect: Callable[[trio.SocketStream], Connection],
+        connect: Callable[[PeerStream], Connection],
         *,
         sweep_seconds: float,
     ) -> None:
@@ -115,7 +117,7 @@ class Port:
         self._accepting.cancel()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        connection = self._connect(stream)
+        connection = self._connect(PeerStream(stream))
         self._connections[connection] = None
         try:
             await connection.run()

@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from actors.options import ServerOptions
+from actors.sockets import PeerStream
 from protocol.status import ServerError, invalid_arg
 
 ALPN: Final = "h2"
@@ -55,8 +56,8 @@ def grpc_context(options: ServerOptions) -> ssl.SSLContext | None:
 
 
 def secured(
-    stream: trio.SocketStream, context: ssl.SSLContext | None
-) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+    stream: PeerStream, context: ssl.SSLContext | None
+) -> PeerStream | trio.SSLStream[PeerStream]:
     """The stream over which to speak HTTP/2."""
     if context is None:
         return stream

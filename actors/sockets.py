@@ -1,0 +1,125 @@
+"""Accepted sockets as streams that take no more turns of the event loop than they need.
+
+trio's own `SocketStream` tries first, waits if it must, and gives way to others in any case: a read
+is two system calls, and every read and write costs a turn. A server's reader has nearly always to
+wait, and its writer hardly ever, so here a read waits first and a write that the kernel takes at
+once returns at once. Owns how much is read at a time and how much is written between two turns. It
+never decides what is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+Buffer = bytes | bytearray | memoryview
+
+# A read asks for this much at first, for twice as much when it got all that it had asked for, up to
+# the second, and for half as much when it got less than a quarter: a message of some hundred
+# kilobytes comes in a few reads, and an idle connection holds nothing.
+FIRST_READ_BYTES: Final = 1 << 16
+MAX_READ_BYTES: Final = 1 << 20
+# A peer that takes everything at once lets other tasks have a turn after this much.
+TURN_BYTES: Final = 1 << 20
+# What the kernel may hold unsent before the socket stops being writable. trio's 16 KiB would cut a
+# tensor of 600 kB into forty writes, each with a turn; this is what a peer that does not read can
+# pin, once per connection.
+UNSENT_BYTES: Final = 1 << 18
+# The most that one system call takes (IOV_MAX of Linux).
+MAX_PARTS: Final = 1024
+
+
+class PeerStream(trio.abc.HalfCloseableStream):
+    """One accepted connection, as a stream. One task may read it while another one writes.
+
+    `send_all` and `send_parts` are checkpoints only when they have to wait, or every TURN_BYTES.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._socket = stream.socket
+        self._read_bytes = FIRST_READ_BYTES
+        self._unyielded = 0  # bytes written since the last turn that others had
+        with contextlib.suppress(OSError):  # not every kind of socket knows it
+            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What has come, `max_bytes` at most; b"" once the peer has said its last."""
+        limit = self._read_bytes if max_bytes is None else max_bytes
+        while True:
+            await self._wait(trio.lowlevel.wait_readable)
+            try:
+                data = os.read(self._socket.fileno(), limit)
+            except BlockingIOError:
+                continue  # woken for nothing
+            except OSError as error:
+                raise self._failure(error) from error
+            if max_bytes is None:
+                if len(data) == limit:
+                    self._read_bytes = min(2 * limit, MAX_READ_BYTES)
+                elif 4 * len(data) < limit:
+                    self._read_bytes = max(limit // 2, FIRST_READ_BYTES)
+            return data
+
+    async def send_all(self, data: Buffer) -> None:
+        await self.send_parts((data,))
+
+    async def send_parts(self, parts: Sequence[Buffer]) -> None:
+        """Send several buffers, one after the other, in as few system calls as will do."""
+        while parts:
+            try:
+                sent = os.writev(self._socket.fileno(), parts[:MAX_PARTS])
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise self._failure(error) from error
+            parts = _rest(parts, sent)
+            self._unyielded += sent
+            if parts:
+                await self._wait(trio.lowlevel.wait_writable)
+                self._unyielded = 0
+            elif self._unyielded > TURN_BYTES:
+                await trio.lowlevel.checkpoint()
+                self._unyielded = 0
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._wait(trio.lowlevel.wait_writable)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError("the socket was closed")
+        await ready(descriptor)
+
+    def _failure(self, error: OSError) -> Exception:
+        if self._socket.fileno() < 0:
+            return trio.ClosedResourceError("the socket was closed")
+        return trio.BrokenResourceError(f"socket connection broken: {error}")
+
+
+async def send_parts(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> None:
+    """Send several buffers over any stream; over a socket that is one system call."""
+    if isinstance(stream, PeerStream):
+        await stream.send_parts(parts)
+        return
+    for part in parts:
+        await stream.send_all(part)
+
+
+def _rest(parts: Sequence[Buffer], sent: int) -> Sequence[Buffer]:
+    """What is left to be sent when so many bytes have gone."""
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [memoryview(part)[sent:] if sent else part, *parts[index + 1 :]]
+        sent -= len(part)
+    return ()
