@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 import trio
 
@@ -42,6 +42,10 @@ from protocol.status import (
 )
 
 log = logging.getLogger(__name__)
+
+# Cancelled requests remembered while a door is not empty. The doors together hold fewer; one that
+# is forgotten is merely run for nobody.
+MAX_CANCELLED_AT_DOORS: Final = 4096
 
 
 def refusal(cause: RefusalCause, request_id: str) -> ServerError:
@@ -103,6 +107,8 @@ class Scheduler:
         self._asked = 0  # grants that the limiter knows we could use, and has not given
         self._draining = False
         self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
+        # Cancelled requests that may still stand in a door; at most MAX_CANCELLED_AT_DOORS.
+        self._cancelled: dict[int, None] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until told to drain and everything accepted has been dispatched."""
@@ -138,6 +144,8 @@ class Scheduler:
         for door in self._doors:
             if len(door):
                 self._admit(door, now)
+        if self._cancelled and not any(map(len, self._doors)):
+            self._cancelled.clear()
         for action in policy.step(now):
             match action:
                 case Dispatch():
@@ -169,6 +177,9 @@ class Scheduler:
         back-pressure, and a flood on one level can neither delay nor refuse another.
         """
         for submit in door.drain(self._room(door)):
+            if submit.number in self._cancelled:
+                self._refuse(submit, RefusalCause.CANCELLED, now)
+                continue
             ticket = Ticket(
                 id=submit.number,
                 level=submit.level,
@@ -203,6 +214,10 @@ class Scheduler:
         if refused is not None:
             self._refuse(_submit(refused.ticket), refused.cause, now)
             return
+        if any(map(len, self._doors)):
+            self._cancelled[number] = None
+            if len(self._cancelled) > MAX_CANCELLED_AT_DOORS:
+                del self._cancelled[next(iter(self._cancelled))]
         for instance in self._instances:
             instance.cancel(number)
 
