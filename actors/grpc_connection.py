@@ -222,7 +222,6 @@ class GrpcConnection:
             wake=self._mailbox.ring,
             stopped=self._stopped,
         )
-        limit = self._settings.limits.max_message_bytes
         stream: StreamCall
         if is_infer:
             stream = InferStream(
@@ -230,10 +229,11 @@ class GrpcConnection:
                 regions=self._regions,
                 terms=terms,
                 wire=wire,
+                settings=self._settings,
                 deadline_at=trio.current_time() + terms.timeout_seconds,
-                max_message_bytes=limit,
             )
         else:
+            limit = self._settings.limits.max_message_bytes
             stream = MessageStream(route, wire, encoding=terms.encoding, max_message_bytes=limit)
         self._streams[stream_id] = stream
         if self._draining:

@@ -20,7 +20,7 @@ from actors.calls import Calls, Ticketed, cancel, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.grpc_requests import decode_request, release
 from actors.grpc_streams import Wire
-from actors.grpc_terms import Terms
+from actors.grpc_terms import GrpcSettings, Terms
 from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.shared_memory import Lease, SharedMemory
@@ -39,8 +39,6 @@ from protocol.v2_grpc import (
 # Requests of one call that wait for their responses, or whose responses wait to be sent. As many
 # as a connection may have calls; clients measure with some hundreds.
 MAX_IN_FLIGHT: Final = 1024
-# Responses that a decoupled model may be ahead of the one who reads them.
-RESPONSE_WINDOW: Final = 8
 
 SHUTTING_DOWN: Final = "GRPC server is shutting down and has stopped accepting new requests."
 
@@ -81,15 +79,15 @@ class InferStream:
         regions: SharedMemory,
         terms: Terms,
         wire: Wire,
+        settings: GrpcSettings,
         deadline_at: float = math.inf,
-        max_message_bytes: int,
     ) -> None:
         self._calls = calls
         self._regions = regions
         self._terms = terms
         self._wire = wire
         self._deadline_at = deadline_at
-        self._max_message_bytes = max_message_bytes
+        self._settings = settings
         self._mailbox = Mailbox()
         # Each request in flight has a place here for its one response.
         self._replies: Door[Reply] = self._mailbox.door(MAX_IN_FLIGHT)
@@ -170,7 +168,8 @@ class InferStream:
             nbytes = len(message)
             try:
                 if compressed:
-                    message = decompress(message, self._terms.encoding, self._max_message_bytes)
+                    limit = self._settings.limits.max_message_bytes
+                    message = decompress(message, self._terms.encoding, limit)
                 self._begin(message, nbytes)
             except ServerError as error:
                 # Nobody can say which request this was, so it cannot be answered in its place.
@@ -221,7 +220,7 @@ class InferStream:
         serving, request = call.serving, call.decoded.request
         replies = self._replies
         if serving.decoupled:
-            replies = call.replies = self._mailbox.door(RESPONSE_WINDOW)
+            replies = call.replies = self._mailbox.door(self._settings.response_window)
         try:
             ticketed = self._calls.prepare(serving, request, replies, deadline_at=self._deadline_at)
         except ServerError as error:

@@ -25,6 +25,8 @@ from protocol.restriction import Category, RestrictedApis
 from protocol.status import ServerError, StatusCode, unavailable
 from protocol.v2_json_parameters import HeaderForwarding
 
+# Responses that a decoupled model may be ahead of the one who reads them.
+RESPONSE_WINDOW: Final = 8
 # What has been derived from request heads is remembered for as many as the codec remembers.
 MAX_KNOWN_HEADS: Final = 64
 
@@ -39,6 +41,7 @@ class GrpcSettings:
     limits: Http2Limits
     restricted: RestrictedApis
     compression: CompressionLevel = CompressionLevel.NONE
+    response_window: int = RESPONSE_WINDOW
     forwarding: HeaderForwarding = field(default_factory=HeaderForwarding)
     categories: Mapping[str, Category] = field(default_factory=dict)  # by method path
 

@@ -20,7 +20,7 @@ from actors.channels import Door, Mailbox, Watch
 from actors.control_plane import ControlPlane
 from actors.grpc_frontend import GrpcFrontend
 from actors.grpc_services import CATEGORIES, services
-from actors.grpc_terms import GrpcSettings
+from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
 from actors.http_frontend import HttpFrontend
 from actors.http_operations import HttpOperations
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
@@ -206,6 +206,7 @@ def wire_grpc(
         ),
         restricted=RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True),
         compression=CompressionLevel[options.grpc_infer_response_compression_level.upper()],
+        response_window=min(RESPONSE_WINDOW, options.grpc_max_response_pool_size),
         forwarding=HeaderForwarding(options.grpc_header_forward_pattern),
         categories=CATEGORIES,
     )

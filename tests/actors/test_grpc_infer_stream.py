@@ -10,7 +10,8 @@ import trio.testing
 
 from actors import grpc_infer_stream, version_wiring
 from actors.calls import DOOR_PATIENCE_SECONDS
-from actors.grpc_infer_stream import RESPONSE_WINDOW, SHUTTING_DOWN
+from actors.grpc_infer_stream import SHUTTING_DOWN
+from actors.grpc_terms import RESPONSE_WINDOW
 from protocol.grpc_compression import CompressionLevel
 from protocol.http2 import Http2Limits
 from protocol.proto.messages import ModelStreamInferResponse
