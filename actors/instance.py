@@ -36,14 +36,19 @@ class Responder:
     It stays in its instance's table of requests in flight until the final response.
     """
 
-    __slots__ = ("_cancelled", "_finished", "_in_flight", "_submit", "_token")
+    __slots__ = ("_cancelled", "_finished", "_in_flight", "_submit", "_timings", "_token")
 
     def __init__(
-        self, submit: Submit, token: trio.lowlevel.TrioToken, in_flight: dict[int, Responder]
+        self,
+        submit: Submit,
+        token: trio.lowlevel.TrioToken,
+        in_flight: dict[int, Responder],
+        timings: Timings,
     ) -> None:
         self._submit = submit
         self._token = token
         self._in_flight = in_flight
+        self._timings = timings  # of the execution, filled in until its end
         self._cancelled = False
         self._finished = False
 
@@ -64,7 +69,7 @@ class Responder:
         if final:
             self._finish()
         try:
-            await self._submit.reply.send(Reply(self._submit.number, outcome, final))
+            await self._submit.reply.send(self._reply(outcome, final))
         except trio.BrokenResourceError:
             self._cancelled = True
 
@@ -74,9 +79,16 @@ class Responder:
             return
         self._finish()
         try:
-            self._submit.reply.send_owed(Reply(self._submit.number, outcome, final=True))
+            self._submit.reply.send_owed(self._reply(outcome, final=True))
         except trio.BrokenResourceError:
             self._cancelled = True
+
+    def _reply(self, outcome: Outcome | None, final: bool) -> Reply:
+        """The one place through which every response leaves: what nobody asked for stays here."""
+        wanted = self._submit.request.requested_outputs
+        if wanted and isinstance(outcome, InferResponse):
+            outcome.outputs = [tensor for tensor in outcome.outputs if tensor.name in wanted]
+        return Reply(self._submit.number, outcome, final, self._timings if final else None)
 
     def _finish(self) -> None:
         self._finished = True
@@ -202,14 +214,14 @@ class Instance:
         in_flight = self._in_flight
         responders: list[Responder] = []
         requests: list[ExecuteRequest] = []
+        timings = Timings()
         for submit in batch.submits:
-            responder = Responder(submit, token, in_flight)
+            responder = Responder(submit, token, in_flight, timings)
             in_flight[submit.number] = responder
             responders.append(responder)
             requests.append(
                 ExecuteRequest(submit.request, submit.batch_size, responder, number=submit.number)
             )
-        timings = Timings()
         outcomes: Sequence[Outcome | None]
         try:
             outcomes = await self._executor.execute(requests, timings)

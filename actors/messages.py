@@ -29,6 +29,7 @@ class Reply(NamedTuple):
     number: int
     outcome: InferResponse | ServerError | None
     final: bool
+    timings: Timings | None = None  # with the final one: of the execution, for an ensemble's sums
 
 
 # --- to whoever accepts requests: Scheduler, SequenceBatcher, Ensemble ---------------------------
@@ -237,6 +238,7 @@ class LoadModel:
     name: str
     parameters: Mapping[str, str | bytes]
     reply: trio.MemorySendChannel[ServerError | None]
+    by_model: bool = False  # a model asks, which may be loading itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)

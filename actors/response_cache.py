@@ -34,6 +34,7 @@ from actors.messages import (
 from actors.policy.caching import ResponseCache, Role, cache_key, insertion_failure
 from protocol.inference import InferResponse
 from protocol.status import ServerError, cancelled, deadline_exceeded
+from repo.backends.base import Timings
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class ResponseCacheActor:
 
     def _on_reply(self, reply: Reply) -> None:
         caller = self._leaders.pop(reply.number)
-        _answer(caller.submit, reply.outcome)
+        _answer(caller.submit, reply.outcome, reply.timings)
         if not isinstance(reply.outcome, InferResponse):
             # A failure is never stored, and is its leader's own: the next one tries for itself.
             promoted = self._policy.fail(caller.key) if caller.coalesces else None
@@ -260,8 +261,10 @@ class ResponseCacheActor:
             self._facts.popleft()
 
 
-def _answer(submit: Submit, outcome: InferResponse | ServerError | None) -> None:
+def _answer(
+    submit: Submit, outcome: InferResponse | ServerError | None, timings: Timings | None = None
+) -> None:
     try:
-        submit.reply.send_owed(Reply(submit.number, outcome, final=True))
+        submit.reply.send_owed(Reply(submit.number, outcome, True, timings))
     except trio.BrokenResourceError:
         return  # the caller has gone
