@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from actors.channels import Door
+from actors.ensemble import Ensemble
 from actors.instance import Instance
 from actors.messages import Control, Drain, Grant
 from actors.model_index import ServingVersion
@@ -26,14 +27,15 @@ class VersionActors:
     """The actors of one version, wired but not yet running."""
 
     serving: ServingVersion
-    scheduler: Scheduler
+    scheduler: Scheduler | Ensemble
     instances: Sequence[Instance]
     control: Door[Control]
     ordering: OrderedReplies | None
     seat: LimiterSeat | None
-    grants: Door[Grant]
+    grants: Door[Grant] | None  # None: an ensemble, which has no instances
     specs: Sequence[InstanceSpec]
     closers: Sequence[Callable[[], None]]  # what is to be done once everybody has ended
+    members: frozenset[str] = frozenset()  # of an ensemble: the models of its steps
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load every instance, report `started`, serve until drained.
@@ -42,6 +44,7 @@ class VersionActors:
         """
         try:
             if self.seat is not None:
+                assert self.grants is not None, "whoever has a seat has instances"
                 await self.seat.register(self.specs, self.grants)
             async with trio.open_nursery() as companions:
                 if self.ordering is not None:

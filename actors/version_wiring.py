@@ -13,7 +13,9 @@ from typing import Final
 
 import trio
 
+from actors.calls import Calls
 from actors.channels import Door, Mailbox
+from actors.ensemble import Ensemble
 from actors.executor import Executor
 from actors.grants import DirectGrants, LimitedGrants
 from actors.instance import Instance
@@ -74,6 +76,7 @@ class VersionPorts:
     limiter: Door[LimiterMessage] | None  # None: --rate-limit=off
     limiter_numbers: Iterator[int]
     cache: ResponseCacheActor | None
+    calls: Calls  # for those that pass work on: ensembles
 
 
 def wire_version(
@@ -94,7 +97,7 @@ def wire_version(
         policy = DynamicBatcher(batching, strategy=strategy, on_demand=ports.limiter is not None)
     mailbox = Mailbox()
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
-    doors = _submit_doors(mailbox, batching.priority_levels)
+    doors = submit_doors(mailbox, batching.priority_levels)
     seat = _seat(ports, key, description)
     contexts = [_context(description, version, spec, settings) for spec in description.instances]
     made = [ports.make_executor(context) for context in contexts]
@@ -132,9 +135,9 @@ def wire_version(
         ordering=ordering.seat if ordering else None,
         limiter=seat,
     )
-    front = _front(ports.cache, description, key, doors, control)
+    front = open_front(ports.cache, description, key, doors, control)
     return VersionActors(
-        serving=_serving(description, version, front, scheduler, instances),
+        serving=serving_version(description, version, front, scheduler, instances),
         scheduler=scheduler,
         instances=instances,
         control=control,
@@ -146,16 +149,16 @@ def wire_version(
     )
 
 
-def _submit_doors(mailbox: Mailbox, priority_levels: int) -> list[Door[Submit]]:
+def submit_doors(mailbox: Mailbox, priority_levels: int) -> list[Door[Submit]]:
     count = min(max(1, priority_levels), MAX_LEVEL_DOORS)
     return [mailbox.door(SUBMIT_DOOR) for _ in range(count)]
 
 
-def _serving(
+def serving_version(
     description: ModelDescription,
     version: int,
-    front: _Front,
-    scheduler: Scheduler,
+    front: Front,
+    scheduler: Scheduler | Ensemble,
     instances: Sequence[Instance],
 ) -> ServingVersion:
     """What frontends see of the version."""
@@ -179,25 +182,25 @@ def _serving(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Front:
-    """The way in: the scheduler's own doors, or those of the cache before it."""
+class Front:
+    """The way in: the scheduler's (or the ensemble's) own doors, or those of the cache before."""
 
     doors: Sequence[Door[Submit]]
     control: Door[Control]
     closers: Sequence[Callable[[], None]] = ()
 
 
-def _front(
+def open_front(
     cache: ResponseCacheActor | None,
     description: ModelDescription,
     key: VersionKey,
     doors: Sequence[Door[Submit]],
     control: Door[Control],
-) -> _Front:
+) -> Front:
     if cache is None or not description.config.response_cache.enable:
-        return _Front(doors, control)
+        return Front(doors, control)
     version = cache.open(key, doors, control, capacity=SUBMIT_DOOR, control_capacity=CONTROL_DOOR)
-    return _Front(version.doors, version.control, (partial(cache.close, version),))
+    return Front(version.doors, version.control, (partial(cache.close, version),))
 
 
 class OrderingWiring:

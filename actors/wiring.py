@@ -18,6 +18,7 @@ from actors.admin_frontend import AdminFrontend
 from actors.calls import Calls
 from actors.channels import Door, Mailbox, Watch
 from actors.control_plane import ControlPlane
+from actors.ensemble_wiring import wire_ensemble
 from actors.grpc_frontend import GrpcFrontend
 from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
@@ -45,6 +46,7 @@ from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_parameters import HeaderForwarding
 from protocol.v2_json_response import InferEncoder
+from repo.model_config import ensemble_scheduling
 from repo.preparation import ModelDescription
 
 # Facts wait here until Statistics looks: at half of it, or when somebody asks.
@@ -111,15 +113,19 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         cache = ResponseCacheActor(
             mailbox=Mailbox(), policy=ResponseCache(options.cache_bytes), statistics=facts
         )
+    calls = Calls(index=index)
     version_ports = VersionPorts(
         make_executor=ports.make_executor,
         facts=facts,
         limiter=limiter_door,
         limiter_numbers=itertools.count(1),
         cache=cache,
+        calls=calls,
     )
 
     def wire(description: ModelDescription, version: int) -> VersionActors:
+        if ensemble_scheduling(description.config) is not None:
+            return wire_ensemble(description, version, ports=version_ports)
         settings = options.backend_settings(description.config.backend)
         return wire_version(description, version, ports=version_ports, settings=settings)
 
@@ -145,7 +151,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
             regions=regions,
             logs=logs,
         ),
-        calls=Calls(index=index),
+        calls=calls,
         index=index,
         reader=reader,
         regions=regions,

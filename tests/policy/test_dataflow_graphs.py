@@ -186,7 +186,7 @@ def _again(first: InferResponse, rest: Iterator[InferResponse]) -> Iterator[Infe
     yield from rest
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), picks=st.data())
 def test_any_ensemble_answers_what_its_graph_says(case: Case, picks: st.DataObject) -> None:
     players = Players(case)
