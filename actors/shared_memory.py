@@ -137,10 +137,6 @@ class SharedMemory:
             raise not_found(f"Unable to find cuda shared memory region: '{name}'")
         return []
 
-    def close(self) -> None:
-        """Unmap everything that nobody looks at any longer."""
-        self._regions.clear()
-
     def _map(self, wanted: SystemRegion, key: str) -> mmap.mmap:
         descriptor = self._open(wanted, key)
         try:
