@@ -6,7 +6,7 @@ The client says exactly the bytes that a test gives it, and reads only when a te
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -139,6 +139,9 @@ def generate(
     return request(f"/v2/models/{model}/{name}", body, *lines)
 
 
+Scenario = Callable[["HttpWorld"], Awaitable[None]]
+
+
 class HttpWorld(World):
     """Simulated models, decoupled ones among them, and clients that connect to them."""
 
@@ -208,6 +211,16 @@ class HttpWorld(World):
         while True:
             await trio.sleep(SWEEP_SECONDS)
             connection.sweep(trio.current_time())
+
+    def run_bounded(self, scenario: Scenario, *, seed: int = 0) -> None:
+        """Run the scenario to its end, in no more than an hour of virtual time."""
+
+        async def bounded(_: World) -> None:
+            with trio.fail_after(3600):
+                await scenario(self)
+
+        self.run(bounded, seed=seed)
+        assert not self.connections, "every connection ends with its client"
 
     def pending(self, model: str) -> int:
         """Requests that the model has accepted and does not execute yet."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -25,24 +24,15 @@ from protocol.http1 import HttpLimits
 from protocol.inference import InferResponse, Tensor
 from protocol.status import internal
 from repo.backends.base import ExecuteRequest, Outcome
-from simulation.world import World
 from tests.actors.grpc_rig import PLAIN, model
-from tests.actors.http_rig import HttpWorld, generate, head, infer, request
+from tests.actors.http_rig import HttpWorld, Scenario, generate, head, infer, request
 
 INT32 = "[ -2147483648, 2147483647 ]"
 LIVE = head("GET", "/v2/health/live")
-Scenario = Callable[[HttpWorld], Awaitable[None]]
 
 
 def run(world: HttpWorld, scenario: Scenario, *, seed: int = 0) -> None:
-    """Run the scenario to its end, in no more than an hour of virtual time."""
-
-    async def bounded(_: World) -> None:
-        with trio.fail_after(3600):
-            await scenario(world)
-
-    world.run(bounded, seed=seed)
-    assert not world.connections, "every connection ends with its client"
+    world.run_bounded(scenario, seed=seed)
 
 
 def worlds(**settings: object) -> HttpWorld:
