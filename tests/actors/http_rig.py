@@ -222,6 +222,10 @@ class HttpWorld(World):
         self.run(bounded, seed=seed)
         assert not self.connections, "every connection ends with its client"
 
+    async def settle(self) -> None:
+        """Return once nothing more can happen at this instant."""
+        await trio.testing.wait_all_tasks_blocked()
+
     def pending(self, model: str) -> int:
         """Requests that the model has accepted and does not execute yet."""
         return self.core.index.value.find(model, "").pending()
