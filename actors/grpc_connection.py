@@ -135,12 +135,7 @@ class GrpcConnection:
                     self._take(http2.receive(bytes(data), trio.current_time()))
                 else:
                     self._take(http2.receive_eof())
-                if (
-                    http2.has_output
-                    or http2.is_closed
-                    or self._stopped
-                    or self._infers.next_deadline != math.inf
-                ):
+                if http2.has_output or http2.is_closed or self._stopped:
                     self._mailbox.ring()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._take(http2.receive_eof())

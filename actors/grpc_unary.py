@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 from grpclib.const import Status
@@ -28,6 +29,9 @@ from protocol.http2_events import MessageBytes
 from protocol.inference import ResponsePlan
 from protocol.status import ServerError, deadline_exceeded, unsupported
 from protocol.v2_grpc import RejectedRequest, encode_infer_response
+
+# Deadlines of calls that have been answered stay until there are so many more than open calls.
+DEADLINES_KEPT: Final = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +101,7 @@ class UnaryInfers:
         call = self._open[number] = _Call(stream_id, serving, decoded.plan, terms, lease)
         self._numbers[stream_id] = number
         if deadline_at != math.inf:
-            heapq.heappush(self._deadlines, (deadline_at, number))
+            self._watch(deadline_at, number)
         try:
             submit_nowait(ticketed)
         except trio.WouldBlock:
@@ -146,6 +150,16 @@ class UnaryInfers:
             if call is not None:
                 self._http2.acknowledge(call.stream_id, nbytes)
             self._mailbox.ring()
+
+    def _watch(self, deadline_at: float, number: int) -> None:
+        """Expire the call then, should it still be open."""
+        deadlines = self._deadlines
+        if len(deadlines) > 2 * len(self._open) + DEADLINES_KEPT:
+            deadlines[:] = [entry for entry in deadlines if entry[1] in self._open]
+            heapq.heapify(deadlines)
+        heapq.heappush(deadlines, (deadline_at, number))
+        if deadlines[0][1] == number:
+            self._mailbox.ring()  # the writer waits for a later one, or for none
 
     def _on_reply(self, reply: Reply) -> None:
         call = self._forget(reply.number)

@@ -9,10 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-from actors import version_wiring
-from actors.calls import DOOR_PATIENCE_SECONDS
+from actors import grpc_unary, version_wiring
+from actors.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed
 from actors.grpc_connection import LAST_WORDS_SECONDS
 from actors.grpc_infer_stream import SHUTTING_DOWN
+from actors.grpc_unary import DEADLINES_KEPT
 from protocol.grpc_compression import CompressionLevel
 from protocol.http2 import Http2Limits
 from protocol.http2_wire import DATA, frame
@@ -548,3 +549,33 @@ def test_models_that_stream_cannot_be_called_otherwise() -> None:
                 assert await (await client.unary(message)).over() == (12, text)
 
     run(GrpcWorld({"rep": model(DECOUPLED)}), scenario)
+
+
+def test_a_model_that_closes_its_door_in_between_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closing(ticketed: Ticketed) -> None:
+        raise closed(ticketed.submit.request)
+
+    monkeypatch.setattr(grpc_unary, "submit_nowait", closing)
+
+    async def scenario(world: GrpcWorld) -> None:
+        async with world.connect() as client:
+            status, text = await (await client.unary(infer())).over()
+            assert status == 14
+            assert "has stopped accepting new inference requests" in text
+
+    run(worlds(), scenario)
+
+
+def test_deadlines_of_answered_calls_do_not_pile_up() -> None:
+    async def scenario(world: GrpcWorld) -> None:
+        async with world.connect() as client:
+            for number in range(3 * DEADLINES_KEPT):
+                call = await client.unary(infer("m", str(number)), ("grpc-timeout", "1H"))
+                assert await call.over() == (0, "")
+            infers = world.connections[0]._infers
+            assert len(infers._deadlines) <= DEADLINES_KEPT + 2
+            late = await client.unary(infer("slow", "late"), ("grpc-timeout", "100m"))
+            assert await late.over() == DEADLINE
+            assert trio.current_time() == pytest.approx(0.1)
+
+    run(worlds(), scenario)

@@ -9,14 +9,15 @@ import trio
 import trio.testing
 
 from actors import grpc_infer_stream, version_wiring
-from actors.calls import DOOR_PATIENCE_SECONDS
+from actors.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed, submit_nowait
 from actors.grpc_infer_stream import SHUTTING_DOWN
 from actors.grpc_terms import RESPONSE_WINDOW
 from protocol.grpc_compression import CompressionLevel
 from protocol.http2 import Http2Limits
+from protocol.inference import InferResponse
 from protocol.proto.messages import ModelStreamInferResponse
 from protocol.status import internal
-from repo.backends.base import Outcome
+from repo.backends.base import ExecuteRequest, Outcome
 from simulation.world import SimulatedModel
 from tests.actors.grpc_rig import (
     DECOUPLED,
@@ -412,3 +413,69 @@ def test_a_model_that_crashes_tells_even_a_slow_reader() -> None:
             assert last == ("r", True, "model instance 'rep_0' has ended")
 
     run(worlds(limits=Http2Limits(pending_bytes=100_000)), scenario)
+
+
+def test_a_model_that_closes_its_door_in_between_refuses_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def closing(ticketed: Ticketed) -> None:
+        if ticketed.submit.request.id.startswith("late"):
+            raise closed(ticketed.submit.request)
+        submit_nowait(ticketed)
+
+    monkeypatch.setattr(grpc_infer_stream, "submit_nowait", closing)
+
+    async def scenario(world: GrpcWorld) -> None:
+        async with world.connect() as client:
+            call = await client.open()
+            await call.send(infer("slow", "a"), infer("m", "late"), repeat("late r", [0.0]))
+            await call.send(infer("m", "b"), end=True)
+            assert await call.over() == (0, "")
+            got = describe(await call.responses(4))
+            assert [(name, final) for name, final, _ in got] == [
+                ("late r", None), ("a", True), ("late", None), ("b", True),
+            ]  # fmt: skip
+            assert got[2][2].startswith("[request id: late] Server is stopping, scheduler for")
+
+    run(worlds(), scenario)
+
+
+def test_a_decoupled_request_may_wait_at_a_full_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = ["r"]
+
+    def full_once(ticketed: Ticketed) -> None:
+        if full:
+            full.pop()
+            raise trio.WouldBlock
+        submit_nowait(ticketed)
+
+    monkeypatch.setattr(grpc_infer_stream, "submit_nowait", full_once)
+
+    async def scenario(world: GrpcWorld) -> None:
+        async with world.connect() as client:
+            call = await client.open()
+            await call.send(repeat("r", [0.0, 0.0]), infer("m", "a"), end=True)
+            assert await call.over() == (0, "")
+            assert [name for name, _, _ in describe(await call.responses(3))] == ["a", "r", "r"]
+
+    run(worlds(), scenario)
+
+
+def test_a_response_that_cannot_be_rendered_is_an_error_in_its_place() -> None:
+    def answer(request: ExecuteRequest) -> Outcome:
+        response = InferResponse("m", "1", request.request.id, list(request.request.inputs))
+        if request.request.id == "b":
+            response.parameters = {"n": 2**70}
+        return response
+
+    async def scenario(world: GrpcWorld) -> None:
+        async with world.connect() as client:
+            call = await client.open()
+            await call.send(*[infer("m", name) for name in "abc"], end=True)
+            assert await call.over() == (0, "")
+            text = "response parameter 'n' does not fit into 64 bits"
+            assert describe(await call.responses(3)) == [
+                ("a", True, ""), ("b", True, text), ("c", True, ""),
+            ]  # fmt: skip
+
+    run(GrpcWorld({"m": model(behaviour=answer)}), scenario)
