@@ -64,6 +64,7 @@ def perf_on_troupe(arguments: str, **options: object) -> Run:
         "--concurrency-range 8 -b 2",
         "--input-tensor-format json --output-tensor-format json",
         "--request-rate-range 200",
+        "--shared-memory system",
         "-i grpc",
         "-i grpc --concurrency-range 8",
         "-i grpc --async --grpc-compression-algorithm gzip",
