@@ -334,7 +334,7 @@ def test_a_deadline_holds_at_a_full_door_and_nobody_waits_for_ever(
             )  # fmt: skip
             assert trio.current_time() == DOOR_PATIENCE_SECONDS
         await trio.sleep(500.0)
-        assert not {"queued", "given up", "hasty", "patient"} & set(executed(world))
+        assert executed(world) == ["running"]  # the others went with their connection
 
     run(GrpcWorld({"slow": model(seconds=100.0)}), scenario)
 
