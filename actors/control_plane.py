@@ -205,13 +205,18 @@ class ControlPlane:
         return rows
 
     async def load_model(
-        self, repository: str, name: str, parameters: Mapping[str, str | bytes]
+        self,
+        repository: str,
+        name: str,
+        parameters: Mapping[str, str | bytes],
+        *,
+        by_model: bool = False,
     ) -> None:
         """Load or reload; returns once that has ended, however long it takes."""
         check_model_name(name)
         self._refuse_repository_control(repository)
         send, receive = trio.open_memory_channel[ServerError | None](1)
-        await self._repository.send(LoadModel(name, parameters, send))
+        await self._repository.send(LoadModel(name, parameters, send, by_model))
         _raise(await receive.receive())
 
     async def unload_model(self, repository: str, name: str, *, unload_dependents: bool) -> None:

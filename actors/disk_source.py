@@ -17,7 +17,7 @@ from repo.backends.base import InstanceContext
 from repo.backends.registry import PYTHON, auto_complete, preferred_groups
 from repo.config_json import from_json
 from repo.instance_groups import DeviceTable
-from repo.model_config import ModelConfig
+from repo.model_config import ModelConfig, ensemble_scheduling
 from repo.pbtxt import read_config
 from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
 from repo.scan import ModelEntry, Repository, scan
@@ -78,6 +78,8 @@ class DiskSource:
 
     def _complete(self, entry: ModelEntry) -> Complete:
         def complete(config: ModelConfig, version: int) -> ModelConfig:
+            if ensemble_scheduling(config) is not None:
+                return config  # it has no files that could tell anything
             context = InstanceContext(
                 config=config,
                 version=version,

@@ -15,6 +15,7 @@ from actors.counters import VersionCounters
 from actors.messages import VersionKey
 from actors.model_index import ModelIndex, ServingVersion
 from actors.options import ServerOptions
+from actors.process_metrics import CustomMetrics
 from actors.statistics import StatisticsReader
 from protocol.metrics_families import family
 from protocol.metrics_text import Family, Sample, render
@@ -91,11 +92,13 @@ class Metrics:
         index: Watch[ModelIndex],
         options: ServerOptions,
         processor: Processor,
+        custom: CustomMetrics,
     ) -> None:
         self._statistics = statistics
         self._index = index
         self._options = options
         self._processor = processor
+        self._custom = custom
 
     async def page(self) -> str:
         """The whole page, in Prometheus' text format."""
@@ -103,7 +106,7 @@ class Metrics:
         families = _inference_families(counters, self._index.value)
         if self._options.allow_cpu_metrics:
             families += self._processor.families()
-        return render(families)
+        return render(families + self._custom.families())
 
 
 def _inference_families(

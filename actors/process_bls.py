@@ -61,7 +61,7 @@ class OtherModels:
         parameters: dict[str, str | bytes] = {**files}
         if config_json:
             parameters["config"] = config_json
-        await self._control_plane.load_model("", model_name, parameters)
+        await self._control_plane.load_model("", model_name, parameters, by_model=True)
 
     async def unload(self, model_name: str, *, unload_dependents: bool) -> None:
         """Take a model out of service."""

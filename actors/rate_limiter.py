@@ -140,6 +140,16 @@ class LimiterSeat:
         with contextlib.suppress(trio.BrokenResourceError):
             self.messages.send_nowait(ReleaseGrant(self.numbers[index], executed))
 
+    def lend(self, index: int) -> None:
+        """The instance waits for another model: others may have its resources meanwhile."""
+        with contextlib.suppress(trio.BrokenResourceError):
+            self.messages.send_nowait(LendResources(self.numbers[index]))
+
+    def take_back(self, index: int) -> None:
+        """It goes on."""
+        with contextlib.suppress(trio.BrokenResourceError):
+            self.messages.send_nowait(TakeBackResources(self.numbers[index]))
+
     def leave(self) -> None:
         """The version's instances have ended."""
         with contextlib.suppress(trio.BrokenResourceError):

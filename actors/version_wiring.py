@@ -7,12 +7,13 @@ Grants flow back from the instances, straight or through the server's RateLimite
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import trio
 
+from actors.bls import InstanceServices, LendingModels, Loan
 from actors.calls import Calls
 from actors.channels import Door, Mailbox
 from actors.ensemble import Ensemble
@@ -64,7 +65,7 @@ MAX_LEVEL_DOORS: Final = 64
 # Replies on their way through a model's order; the final ones are owed and always fit.
 ORDERED_REPLIES_DOOR: Final = 64
 
-MakeExecutor = Callable[[InstanceContext], Executor]
+MakeExecutor = Callable[[InstanceContext, InstanceServices], Executor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +78,7 @@ class VersionPorts:
     limiter_numbers: Iterator[int]
     cache: ResponseCacheActor | None
     calls: Calls  # for those that pass work on: ensembles
+    services: InstanceServices
 
 
 def wire_version(
@@ -100,7 +102,10 @@ def wire_version(
     doors = submit_doors(mailbox, batching.priority_levels)
     seat = _seat(ports, key, description)
     contexts = [_context(description, version, spec, settings) for spec in description.instances]
-    made = [ports.make_executor(context) for context in contexts]
+    made = [
+        ports.make_executor(context, _services(ports, seat, index))
+        for index, context in enumerate(contexts)
+    ]
     at_once = max(_executions_at_once(each, dynamic, seat) for each in made)
     grants: Door[Grant] = mailbox.door(at_once * len(made))
     channels = [trio.open_memory_channel[Execute](at_once) for _ in made]  # a place per grant
@@ -230,6 +235,13 @@ def _seat(
     numbers = [next(ports.limiter_numbers) for _ in description.instances]
     # A version that is reloaded has two generations for a while: the group is this very one.
     return LimiterSeat((*key, *numbers), ports.limiter, numbers)
+
+
+def _services(ports: VersionPorts, seat: LimiterSeat | None, index: int) -> InstanceServices:
+    if seat is None:
+        return ports.services
+    models = LendingModels(ports.services.models, Loan(seat, index))
+    return replace(ports.services, models=models)
 
 
 def _context(

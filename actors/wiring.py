@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from actors.admin_frontend import AdminFrontend
+from actors.bls import InstanceServices
 from actors.calls import Calls
 from actors.channels import Door, Mailbox, Watch
 from actors.control_plane import ControlPlane
@@ -33,6 +34,8 @@ from actors.model_version import VersionActors
 from actors.options import ServerOptions
 from actors.policy.caching import ResponseCache
 from actors.policy.limiting import RateLimiter, declared_resource
+from actors.process_bls import OtherModels
+from actors.process_metrics import CustomMetrics
 from actors.rate_limiter import RateLimiterActor
 from actors.response_cache import ResponseCacheActor
 from actors.shared_memory import SharedMemory
@@ -81,6 +84,7 @@ class Core:
     index: Watch[ModelIndex]
     reader: StatisticsReader
     regions: SharedMemory
+    custom_metrics: CustomMetrics
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
@@ -114,6 +118,17 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
             mailbox=Mailbox(), policy=ResponseCache(options.cache_bytes), statistics=facts
         )
     calls = Calls(index=index)
+    control_plane = ControlPlane(
+        options=options,
+        server_version=server_version,
+        index=index,
+        statistics=reader,
+        repository=commands,
+        regions=regions,
+        logs=logs,
+    )
+    custom_metrics = CustomMetrics()
+    models = OtherModels(calls=calls, control_plane=control_plane)
     version_ports = VersionPorts(
         make_executor=ports.make_executor,
         facts=facts,
@@ -121,6 +136,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         limiter_numbers=itertools.count(1),
         cache=cache,
         calls=calls,
+        services=InstanceServices(models, custom_metrics),
     )
 
     def wire(description: ModelDescription, version: int) -> VersionActors:
@@ -142,19 +158,12 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
             commands=commands,
             statistics=facts,
         ),
-        control_plane=ControlPlane(
-            options=options,
-            server_version=server_version,
-            index=index,
-            statistics=reader,
-            repository=commands,
-            regions=regions,
-            logs=logs,
-        ),
+        control_plane=control_plane,
         calls=calls,
         index=index,
         reader=reader,
         regions=regions,
+        custom_metrics=custom_metrics,
     )
 
 
@@ -229,7 +238,11 @@ def wire_grpc(
 def wire_admin(options: ServerOptions, core: Core, listener: trio.SocketListener) -> AdminFrontend:
     """The metrics port."""
     metrics = Metrics(
-        statistics=core.reader, index=core.index, options=options, processor=Processor()
+        statistics=core.reader,
+        index=core.index,
+        options=options,
+        processor=Processor(),
+        custom=core.custom_metrics,
     )
     return AdminFrontend(listener, pages={"/metrics": metrics.page, "/metrics/": metrics.page})
 

@@ -17,6 +17,7 @@ import numpy as np
 import trio
 import trio.testing
 
+from actors.bls import InstanceServices
 from actors.executor import Executor
 from actors.local_calls import infer
 from actors.options import ServerOptions
@@ -90,6 +91,7 @@ class World:
         self._options = options or ServerOptions(model_repository=("simulated",))
         self.trace = Trace()
         self.executors: dict[str, SimulatedExecutor] = {}
+        self.services: dict[str, InstanceServices] = {}
         self.random: Random
         self.core: Core
 
@@ -121,7 +123,7 @@ class World:
     async def _run(self, scenario: Scenario) -> None:
         ports = Ports(
             source=_Source(self._models),
-            make_executor=self._make_executor,
+            make_executor=self._make_executor_with,
             wall_clock=_WallClock(),
         )
         self.core = wire_core(self._options, ports, server_version="simulated")
@@ -129,6 +131,10 @@ class World:
             await nursery.start(self.core.run)
             await scenario(self)
             self.core.repository.drain()
+
+    def _make_executor_with(self, context: InstanceContext, services: InstanceServices) -> Executor:
+        self.services[context.instance_name] = services
+        return self._make_executor(context)
 
     def _make_executor(self, context: InstanceContext) -> Executor:
         model = self._models[context.model_name]

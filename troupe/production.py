@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import Final
 
+from actors.bls import InstanceServices
 from actors.disk_source import DiskSource
 from actors.executor import Executor, ThreadExecutor
 from actors.options import ServerOptions
@@ -40,14 +41,19 @@ def log_of_model(instance_name: str, level: LogLevel, message: str) -> None:
     log.log(_LEVELS[level], "%s: %s", instance_name, message)
 
 
-def make_executor(context: InstanceContext) -> Executor:
+def make_executor(context: InstanceContext, services: InstanceServices) -> Executor:
     """A worker process for a Python model, a worker thread for everything else."""
     if context.config.backend == "python":
         from actors.process_executor import ProcessExecutor
         from repo.backends.python.launch import worker_spec
 
         prepare = partial(worker_spec, context, to_json(context.config))
-        return ProcessExecutor(prepare, log=partial(log_of_model, context.instance_name))
+        return ProcessExecutor(
+            prepare,
+            log=partial(log_of_model, context.instance_name),
+            bls=services.models,
+            metrics=services.metrics,
+        )
     return ThreadExecutor(create_backend(context))
 
 

@@ -60,9 +60,15 @@ class Street:
     # The control plane.
 
     async def load_model(
-        self, repository: str, name: str, parameters: Mapping[str, str | bytes]
+        self,
+        repository: str,
+        name: str,
+        parameters: Mapping[str, str | bytes],
+        *,
+        by_model: bool = False,
     ) -> None:
         await trio.lowlevel.checkpoint()
+        assert by_model, "or the load would wait for a place that its asker may occupy"
         self.controlled.append((repository, name, dict(parameters)))
 
     async def unload_model(self, repository: str, name: str, *, unload_dependents: bool) -> None:
