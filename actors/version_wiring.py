@@ -101,11 +101,7 @@ def wire_version(
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, batching.priority_levels)
     seat = _seat(ports, key, description)
-    contexts = [_context(description, version, spec, settings) for spec in description.instances]
-    made = [
-        ports.make_executor(context, _services(ports, seat, index))
-        for index, context in enumerate(contexts)
-    ]
+    made = _executors(description, version, settings, ports, seat)
     at_once = max(_executions_at_once(each, dynamic, seat) for each in made)
     grants: Door[Grant] = mailbox.door(at_once * len(made))
     channels = [trio.open_memory_channel[Execute](at_once) for _ in made]  # a place per grant
@@ -235,6 +231,23 @@ def _seat(
     numbers = [next(ports.limiter_numbers) for _ in description.instances]
     # A version that is reloaded has two generations for a while: the group is this very one.
     return LimiterSeat((*key, *numbers), ports.limiter, numbers)
+
+
+def _executors(
+    description: ModelDescription,
+    version: int,
+    settings: Mapping[str, str],
+    ports: VersionPorts,
+    seat: LimiterSeat | None,
+) -> list[Executor]:
+    """One for each instance, with what the server does for it."""
+    return [
+        ports.make_executor(
+            _context(description, version, spec, settings),
+            _services(ports, seat, index),
+        )
+        for index, spec in enumerate(description.instances)
+    ]
 
 
 def _services(ports: VersionPorts, seat: LimiterSeat | None, index: int) -> InstanceServices:
