@@ -80,7 +80,12 @@ class TritonPythonModel:
 """
 DECOUPLED: Final = "model_transaction_policy { decoupled: true }"
 BUSY: Final = """
-dynamic_batching { default_queue_policy { max_queue_size: 1 allow_timeout_override: true } }
+max_batch_size: 1
+dynamic_batching {
+  default_queue_policy {
+    max_queue_size: 1 allow_timeout_override: true default_timeout_microseconds: 10000000
+  }
+}
 """
 
 
@@ -103,7 +108,7 @@ def write_repository(repository: Path, notes: Path) -> None:
     write(repository, "plain_classes", IDENTITY % (8, fp32, "[ 4 ]", fp32, "[ 4 ]", ""))
     write(repository, "teller", PROMPT, TELLER)
     write(repository, "speaker", PROMPT + DECOUPLED, SPEAKER.replace("{notes!r}", repr(str(notes))))
-    busy = grpc_models.TENSORS.replace("[ -1 ]", "[ 1 ]") + "max_batch_size: 1" + BUSY
+    busy = grpc_models.TENSORS.replace("[ -1 ]", "[ 1 ]") + BUSY
     code = grpc_models.PATIENT.format(notes=str(notes)).replace("as_numpy()[0]", "as_numpy()[0][0]")
     write(repository, "busy", busy, code)
 
