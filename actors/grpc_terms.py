@@ -30,6 +30,12 @@ RESPONSE_WINDOW: Final = 8
 # What has been derived from request heads is remembered for as many as the codec remembers.
 MAX_KNOWN_HEADS: Final = 64
 
+# The headers that bear on a call's terms if the operator neither restricts nor forwards anything,
+# besides those of binary metadata, which must be base64.
+_TELLING: Final = frozenset(
+    ("grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "triton_grpc_error")
+)
+
 # Metadata with which a client asks that the first failed request ends its stream.
 ERRORS_END_STREAM: Final = ("triton_grpc_error", "true")
 
@@ -77,11 +83,17 @@ class Terms:
 
 
 class TermsReader:
-    """Derives the terms of one connection's calls."""
+    """Derives the terms of one connection's calls.
+
+    It remembers them by head, for clients that repeat themselves, and by what in a head bears on
+    them, for those that send something of their own with each call.
+    """
 
     def __init__(self, settings: GrpcSettings) -> None:
         self._settings = settings
+        self._every_header_tells = settings.forwarding.is_on or not settings.restricted.is_empty
         self._known: dict[RequestHead, Terms] = {}
+        self._derived: dict[tuple[Category | None, Headers], Terms] = {}
 
     def read(self, head: RequestHead) -> Terms:
         """The terms of a call with this head."""
@@ -89,44 +101,59 @@ class TermsReader:
         if terms is None:
             if len(self._known) >= MAX_KNOWN_HEADS:
                 self._known.clear()
-            terms = self._known[head] = self._derive(head)
+            terms = self._known[head] = self._by_what_tells(head)
         return terms
 
-    def _derive(self, head: RequestHead) -> Terms:
+    def _by_what_tells(self, head: RequestHead) -> Terms:
+        headers = head.headers
+        if not self._every_header_tells:
+            headers = tuple([each for each in headers if _tells(each[0])])
+        key = (self._settings.categories.get(head.path), headers)
+        terms = self._derived.get(key)
+        if terms is None:
+            if len(self._derived) >= MAX_KNOWN_HEADS:
+                self._derived.clear()
+            terms = self._derived[key] = self._derive(*key)
+        return terms
+
+    def _derive(self, category: Category | None, headers: Headers) -> Terms:
         settings = self._settings
-        category = settings.categories.get(head.path)
         if category is not None:
-            text = settings.restricted.refusal(category, dict(head.headers))
+            text = settings.restricted.refusal(category, dict(headers))
             if text is not None:
                 return Terms(refusal=Refusal(unavailable(text)))
         timeout = math.inf
         try:
-            for name, value in head.headers:
+            for name, value in headers:
                 if name == "grpc-timeout":
                     timeout = parse_timeout(value)
-            encoding = request_encoding(head.headers)
+            encoding = request_encoding(headers)
         except ServerError as error:
             # Whoever used an algorithm that we do not know is told which ones we do.
             unknown = error.status is StatusCode.UNSUPPORTED
-            headers = (("grpc-accept-encoding", ACCEPTED),) if unknown else ()
-            return Terms(refusal=Refusal(error, headers))
-        forwarded, bad_metadata = self._forwarded(head)
+            advice = (("grpc-accept-encoding", ACCEPTED),) if unknown else ()
+            return Terms(refusal=Refusal(error, advice))
+        forwarded, bad_metadata = self._forwarded(headers)
         return Terms(
             timeout,
             encoding,
-            response_encoding(settings.compression, head.headers),
+            response_encoding(settings.compression, headers),
             forwarded,
             bad_metadata,
-            ERRORS_END_STREAM in head.headers,
+            ERRORS_END_STREAM in headers,
         )
 
-    def _forwarded(self, head: RequestHead) -> tuple[Mapping[str, str] | None, ServerError | None]:
+    def _forwarded(self, headers: Headers) -> tuple[Mapping[str, str] | None, ServerError | None]:
         request = InferRequest("")
         try:
-            metadata = decode_metadata(head.headers)
+            metadata = decode_metadata(headers)
             lines = [(name, value) for name, value in metadata if isinstance(value, str)]
             self._settings.forwarding.apply(request, lines)
         except ServerError as error:
             return None, error
         parameters = {name: str(value) for name, value in request.parameters.items()}
         return parameters or None, None
+
+
+def _tells(name: str) -> bool:
+    return name in _TELLING or name.endswith("-bin")

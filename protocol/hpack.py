@@ -28,6 +28,9 @@ MAX_INTEGER: Final = 2**31 - 1
 # A client has few field names; their Huffman spellings are remembered up to this many.
 MAX_REMEMBERED_NAMES: Final = 128
 MAX_REMEMBERED_NAME_OCTETS: Final = 64
+# Literals are remembered as well, value and all: many clients spell out the same few in every call.
+MAX_REMEMBERED_LITERALS: Final = 64
+MAX_REMEMBERED_LITERAL_OCTETS: Final = 128
 
 
 class HpackError(Exception):
@@ -80,6 +83,7 @@ class Decoder:
     __slots__ = (
         "_classify",
         "_entries",
+        "_literals",
         "_max_list_bytes",
         "_names",
         "_static",
@@ -97,6 +101,7 @@ class Decoder:
         self._table_limit = DEFAULT_TABLE_BYTES
         self._max_list_bytes = max_list_bytes
         self._names: dict[bytes, str] = {}
+        self._literals: dict[tuple[str, bytes, bool], Field] = {}
         self.table_ceiling = DEFAULT_TABLE_BYTES
         self.generation = 0
 
@@ -137,7 +142,8 @@ class Decoder:
                 else:
                     raise HpackError(f"index {index} is in neither table")
             elif octet >= 0x40:
-                field, pos = self._literal(block, pos, 0x3F)
+                name, octets, coded, pos = self._literal(block, pos, 0x3F)
+                field = self._spelled(name, octets, coded)
                 self._insert(field)
             elif octet >= 0x20:
                 if fields or list_bytes:
@@ -145,7 +151,9 @@ class Decoder:
                 pos = self._resize(block, pos)
                 continue
             else:
-                field, pos = self._literal(block, pos, 0x0F)
+                name, octets, coded, pos = self._literal(block, pos, 0x0F)
+                known = self._literals.get((name, octets, coded))
+                field = known or self._remembered(name, octets, coded)
             list_bytes += field[2]
             if list_bytes <= max_list_bytes:
                 append(field)
@@ -153,7 +161,8 @@ class Decoder:
             raise HeaderListTooLarge
         return fields
 
-    def _literal(self, block: bytes, pos: int, mask: int) -> tuple[Field, int]:
+    def _literal(self, block: bytes, pos: int, mask: int) -> tuple[str, bytes, bool, int]:
+        """Name, value as it is spelled, whether that is Huffman-coded, and the position after."""
         try:
             index = block[pos] & mask
             pos += 1
@@ -177,9 +186,21 @@ class Decoder:
         octets = block[pos : pos + length]
         if len(octets) != length:
             raise HpackError("the block ends inside a string")
+        return name, octets, coded, pos + length
+
+    def _spelled(self, name: str, octets: bytes, coded: bool) -> Field:
         value = _text(octets, coded)
         size = len(name) + len(value) + FIELD_OVERHEAD
-        return ((name, value), self._classify(name, value), size), pos + length
+        return (name, value), self._classify(name, value), size
+
+    def _remembered(self, name: str, octets: bytes, coded: bool) -> Field:
+        """A literal that is not put into the table; the next one like it is known."""
+        field = self._spelled(name, octets, coded)
+        if len(name) + len(octets) <= MAX_REMEMBERED_LITERAL_OCTETS:
+            if len(self._literals) >= MAX_REMEMBERED_LITERALS:
+                self._literals.clear()
+            self._literals[name, octets, coded] = field
+        return field
 
     def _name(self, block: bytes, pos: int) -> tuple[str, int]:
         length = block[pos]

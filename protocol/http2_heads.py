@@ -7,6 +7,7 @@ look-up. It never sees frames.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,7 @@ _PSEUDO: Final[dict[str, int]] = {
     ":path": _PATH,
     ":authority": _AUTHORITY,
 }
+_SPECIAL: Final = {"content-length": _CONTENT_LENGTH, "content-type": _CONTENT_TYPE}
 _CONNECTION_FIELDS: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
 )
@@ -43,10 +45,11 @@ MAX_REMEMBERED_BLOCKS: Final = 64
 MAX_REMEMBERED_BLOCK_BYTES: Final = 1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RequestHead:
-    """What a client asked. Compares by identity: a repeated block yields the same object, so it
-    can be the key of whatever a frontend derives from it.
+    """What a client asked; never written to. Compares by identity: a repeated block yields the same
+    object, so it can be the key of whatever a frontend derives from it. Not frozen, because that
+    would treble the cost of making one, and some clients make one for each call.
 
     `headers`: (name, value) without pseudo-fields, in order, latin-1 text. `content_length` is -1
     if absent. `fault` is empty, or says why the request is malformed.
@@ -67,21 +70,26 @@ class RequestHead:
 
 def classify(name: str, value: str) -> int:
     """The kind of one field; judged when it is spelled out, valid for as long as it is indexed."""
-    if name.startswith(":"):
-        kind = _PSEUDO.get(name, _MALFORMED)
-        if kind == _PATH and not value:
-            return _MALFORMED
-    elif not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS:
+    kind = _kind_of_name(name)
+    if kind == _PATH and not value:
         return _MALFORMED
-    elif name == "te":
-        kind = _REGULAR if value == "trailers" else _MALFORMED
-    elif name == "content-length":
-        kind = _CONTENT_LENGTH if _LENGTH.fullmatch(value) else _MALFORMED
-    elif name == "content-type":
-        kind = _CONTENT_TYPE
-    else:
-        kind = _REGULAR
+    if name == "te" and value != "trailers":
+        return _MALFORMED
+    if kind == _CONTENT_LENGTH and not _LENGTH.fullmatch(value):
+        return _MALFORMED
+    # Nearly every value is printable with no blank at its ends, which is quicker to see.
+    if value.isprintable() and value[:1] != " " and value[-1:] != " ":
+        return kind
     return kind if _VALUE.fullmatch(value) else _MALFORMED
+
+
+@functools.lru_cache(maxsize=256)  # a client has few field names
+def _kind_of_name(name: str) -> int:
+    if name.startswith(":"):
+        return _PSEUDO.get(name, _MALFORMED)
+    if not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS:
+        return _MALFORMED
+    return _SPECIAL.get(name, _REGULAR)
 
 
 def is_grpc_type(content_type: str) -> bool:

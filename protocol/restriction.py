@@ -70,6 +70,11 @@ class RestrictedApis:
                 required[category] = (f"{GRPC_KEY_PREFIX}{key}" if grpc else key, value)
         return cls(required, grpc=grpc)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is restricted."""
+        return not self._required
+
     def refusal(self, category: Category, headers: Mapping[str, str]) -> str | None:
         """Why a request in `category` is refused, or None. `headers` has lower-case names.
 

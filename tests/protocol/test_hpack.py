@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.hpack import (
+    MAX_REMEMBERED_LITERAL_OCTETS,
+    MAX_REMEMBERED_LITERALS,
     Decoder,
     HeaderListTooLarge,
     HpackError,
@@ -288,3 +290,28 @@ def test_on_any_octets_we_agree_with_the_library_or_are_stricter(blocks: list[by
             (bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
             for name, value in decoded
         ] == fields
+
+
+def test_a_literal_is_judged_once_and_forgotten_in_time() -> None:
+    judged: list[tuple[str, str]] = []
+
+    def classify(name: str, value: str) -> int:
+        judged.append((name, value))
+        return len(judged)
+
+    decoder = Decoder(1 << 16, classify)
+    judged.clear()  # of the static table
+    block = encode_literal("x-tenant", "blue", 0x00, 4)
+    first = decoder.decode(block)
+    assert decoder.decode(block) == first
+    assert judged == [("x-tenant", "blue")]
+    assert decoder.generation == 0, "the table has not changed"
+    for number in range(MAX_REMEMBERED_LITERALS):
+        decoder.decode(encode_literal("x-request-id", str(number), 0x00, 4))
+    decoder.decode(block)
+    assert judged[-1] == ("x-tenant", "blue"), "it had been forgotten for others"
+    # A long one is not kept at all.
+    long = encode_literal("x-long", "v" * MAX_REMEMBERED_LITERAL_OCTETS, 0x00, 4)
+    before = len(judged)
+    assert decoder.decode(long)[0][0] == decoder.decode(long)[0][0]
+    assert len(judged) == before + 2
