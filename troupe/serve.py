@@ -6,9 +6,11 @@ everything else, as in Triton.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 import trio
 
@@ -21,6 +23,13 @@ from actors.port import AddressInUse
 from protocol.status import ServerError
 from troupe.logs import configure
 from troupe.server import ExitTimeout, Server
+
+# How many objects may come to be, net of those that have gone, before the youngest are searched for
+# cycles, and how many such searches go before the older ones are searched. A request makes some
+# thirty objects and no cycle, and requests in flight were enough to set off a search of everything
+# several times a second. Cycles are made by connections and control calls that end, of which these
+# numbers let a few pile up.
+GC_THRESHOLDS: Final = (10_000, 20, 50)
 
 
 def tritonserver_main() -> None:
@@ -60,8 +69,17 @@ async def _serve(options: ServerOptions) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, server)
-            await server.run()
+            async with trio.open_nursery() as serving:
+                await serving.start(server.run)
+                _settle_heap()
             nursery.cancel_scope.cancel()
+
+
+def _settle_heap() -> None:
+    """What has been loaded stays: searches for garbage need not look at it any more."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], server: Server) -> None:
