@@ -28,6 +28,10 @@ _ANSWER_SECONDS: Final = 10.0
 _DESCRIPTOR_BYTES: Final = socket.CMSG_SPACE(4)
 
 
+# From this start on, restarts and further instances are likely enough to be worth 16 MB.
+STARTS_WITHOUT_ZYGOTE: Final = 4
+
+
 class Starter(Protocol):
     """What a WorkerProcess needs to exist."""
 
@@ -141,3 +145,28 @@ class Zygote:
             return None
         self.fork_count += 1
         return Child(pid, pidfd, output=output, errors=errors, log=log)
+
+
+class ZygoteOnDemand:
+    """A zygote that exists only once it pays: a server with one model is better off without.
+
+    `run` it once beside whatever starts workers.
+    """
+
+    def __init__(self, *, log: Log) -> None:
+        self._zygote = Zygote(log=log)
+        self._wanted = trio.Event()
+        self._starts = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Wait until workers have been started often enough, then keep a zygote."""
+        task_status.started()
+        await self._wanted.wait()
+        await self._zygote.run()
+
+    async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
+        """A worker: a fresh interpreter until the zygote is there. Raises OSError."""
+        self._starts += 1
+        if self._starts >= STARTS_WITHOUT_ZYGOTE:
+            self._wanted.set()
+        return await self._zygote.start(spec, descriptors, log=log)

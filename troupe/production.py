@@ -12,6 +12,7 @@ from actors.disk_source import DiskSource
 from actors.executor import Executor, ThreadExecutor
 from actors.options import ServerOptions
 from actors.process_ports import LogLevel
+from actors.process_zygote import Starter
 from actors.wiring import Ports
 from repo.backends.base import InstanceContext
 from repo.backends.registry import create_backend
@@ -41,7 +42,9 @@ def log_of_model(instance_name: str, level: LogLevel, message: str) -> None:
     log.log(_LEVELS[level], "%s: %s", instance_name, message)
 
 
-def make_executor(context: InstanceContext, services: InstanceServices) -> Executor:
+def make_executor(
+    starter: Starter, context: InstanceContext, services: InstanceServices
+) -> Executor:
     """A worker process for a Python model, a worker thread for everything else."""
     if context.config.backend == "python":
         from actors.process_executor import ProcessExecutor
@@ -53,6 +56,7 @@ def make_executor(context: InstanceContext, services: InstanceServices) -> Execu
             log=partial(log_of_model, context.instance_name),
             bls=services.models,
             metrics=services.metrics,
+            starter=starter,
         )
     return ThreadExecutor(create_backend(context))
 
@@ -66,11 +70,16 @@ async def complete_python(context: InstanceContext) -> str | None:
     return await auto_complete(prepare, log=partial(log_of_model, context.instance_name))
 
 
-def production_ports(options: ServerOptions) -> Ports:
-    """What `options` ask for, on this machine."""
+def log_of_workers(level: LogLevel, message: str) -> None:
+    """A line about workers as such."""
+    log.log(_LEVELS[level], "%s", message)
+
+
+def production_ports(options: ServerOptions, starter: Starter) -> Ports:
+    """What `options` ask for, on this machine; `starter` brings workers of Python models about."""
     return Ports(
         source=DiskSource(options, devices=DeviceTable(), complete_python=complete_python),
-        make_executor=make_executor,
+        make_executor=partial(make_executor, starter),
         wall_clock=SystemClock(),
         follow_log_settings=follow,
     )

@@ -23,10 +23,11 @@ from actors.http_frontend import HttpFrontend
 from actors.local_calls import infer
 from actors.options import ServerOptions
 from actors.port import listen, port_of
+from actors.process_zygote import ZygoteOnDemand
 from actors.tls import grpc_context
 from actors.wiring import Core, wire_admin, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse
-from troupe.production import production_ports
+from troupe.production import log_of_workers, production_ports
 from troupe.tables import model_table
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ class Server:
         """
         self.options = options
         self._announce = announce
-        self.core: Core = wire_core(options, production_ports(options), server_version=VERSION)
+        self._zygote = ZygoteOnDemand(log=log_of_workers)
+        ports = production_ports(options, self._zygote)
+        self.core: Core = wire_core(options, ports, server_version=VERSION)
         self.http_port = 0  # the ports in use, once `run` has reported `started`
         self.grpc_port = 0
         self.metrics_port = 0
@@ -76,6 +79,7 @@ class Server:
         with trio.CancelScope() as life:
             # From the outside in: metrics outlive the models, and those outlive the frontends.
             async with trio.open_nursery() as observers:
+                await observers.start(self._zygote.run)
                 async with trio.open_nursery() as models:
                     await models.start(self.core.run)
                     self._announce(model_table(self.core.index.value))

@@ -89,13 +89,25 @@ class ServerProcess:
         self.process.stdout.close()
         return status
 
-    def children(self) -> list[int]:
-        """The process ids of its workers."""
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
+    def workers(self) -> list[int]:
+        """The process ids of its workers, but not of the zygote that may have forked them."""
+        found = [self.process.pid]
+        for parent in found:
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{parent}/task").iterdir():
+                    found += map(int, (task / "children").read_text().split())
+        return [pid for pid in found[1:] if _runs_batches(pid)]
 
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+def _runs_batches(pid: int) -> bool:
+    """Whether a process shares the word with its server that every worker shares."""
+    try:
+        return "memfd:troupe-progress" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
 
 
 StartServer = Callable[..., ServerProcess]

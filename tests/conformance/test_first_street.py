@@ -241,7 +241,7 @@ def test_a_killed_worker_loses_only_what_was_in_flight(start_server: Start, tmp_
         for _ in range(clients * per_client // (kills + 1)):
             progress.acquire()
         with contextlib.suppress(IndexError, ProcessLookupError):
-            os.kill(server.children()[0], signal.SIGKILL)
+            os.kill(server.workers()[0], signal.SIGKILL)
     for thread in threads:
         thread.join()
 
