@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -175,6 +176,14 @@ class Rest:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return once it holds; what is waited for happens in another process."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def connect(address: str) -> socket.socket:

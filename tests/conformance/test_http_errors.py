@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import struct
 import threading
-import time
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.http_rest import MAX_INPUT, PATIENCE, Rest, pair, tensor
+from tests.conformance.http_rest import MAX_INPUT, Rest, pair, tensor, wait_for
 
 pytest_plugins = ("tests.conformance.http_fixtures",)
 
@@ -237,14 +236,12 @@ def test_e57_and_e58_a_queue_that_is_full(http_server: Any, http_notes: Path) ->
 
     executing = threading.Thread(target=ask, args=("executing", 0.5))
     executing.start()
-    wait_for(http_notes / "began executing")
+    wait_for((http_notes / "began executing").exists)
     queued = threading.Thread(target=ask, args=("queued", 0.0, 250_000))
     queued.start()
     metrics = Rest(http_server.metrics)
     gauge = 'nv_inference_pending_request_count{model="busy",version="1"} 1'
-    deadline = time.monotonic() + PATIENCE
-    while gauge not in metrics.get("/metrics").body.decode():
-        assert time.monotonic() < deadline
+    wait_for(lambda: gauge in metrics.get("/metrics").body.decode())
     ask("refused", 0.0)
     queued.join()
     executing.join()
@@ -254,13 +251,6 @@ def test_e57_and_e58_a_queue_that_is_full(http_server: Any, http_notes: Path) ->
         "queued": (503, "Request timeout expired"),
         "refused": (503, "[request id: refused] Exceeds maximum queue size"),
     }
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_e59_loading(rest: Rest, sample_server: Any) -> None:

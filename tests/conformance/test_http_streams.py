@@ -18,7 +18,6 @@ import pytest
 
 from tests.conformance import grpc_models
 from tests.conformance.http_rest import (
-    PATIENCE,
     Response,
     Rest,
     connect,
@@ -26,6 +25,7 @@ from tests.conformance.http_rest import (
     hear_out,
     pair,
     tensor,
+    wait_for,
 )
 
 pytest_plugins = ("tests.conformance.http_fixtures",)
@@ -35,13 +35,6 @@ NOT_ONE = (
     "generate expects model to produce exactly 1 response, use generate stream for model that "
     "generates various number of responses"
 )
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def generate(rest: Rest, model: str, body: Any, *, stream: bool = False) -> Response:
