@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from protocol.inference import InferRequest, InferResponse
-from protocol.status import ServerError, StatusCode
+from protocol.inference import InferRequest, InferResponse, Tensor
+from protocol.status import ServerError, StatusCode, invalid_arg
 from repo.model_config import ModelConfig
 
 Outcome = InferResponse | ServerError
@@ -24,10 +24,14 @@ Outcome = InferResponse | ServerError
 class Rescheduled(ServerError):
     """No failure: the model asks to be given this request again (iterative sequences).
 
-    An outcome that only a sequence batcher understands; to anyone else it reads as an error.
+    An outcome that only a sequence batcher understands; to anyone else it reads as an error. With
+    `is_late` it only announces the one that comes through the sender, behind earlier responses.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("is_late",)
+
+    def __init__(self, *, is_late: bool = False) -> None:
+        self.is_late = is_late
         super().__init__(
             StatusCode.INVALID_ARG,
             "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is "
@@ -70,6 +74,13 @@ class ResponseSender(Protocol):
         """Whether nobody waits for this request any longer; a live query."""
 
 
+class SequenceStates(Protocol):
+    """The implicit state of the sequence that a request belongs to."""
+
+    def update(self, tensor: Tensor) -> None:
+        """Replace the state whose output has the tensor's name. Raises ServerError."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExecuteRequest:
     """One request of a batch as its backend sees it.
@@ -83,6 +94,20 @@ class ExecuteRequest:
     sender: ResponseSender
     is_null: bool = False
     number: int = 0  # names the request in `Executor.cancel`
+    states: SequenceStates | None = None  # None: the model has no implicit state
+
+    def update_state(self, tensor: Tensor) -> None:
+        """Replace a state of the request's sequence, for its next request.
+
+        A state output in the response does the same. Raises ServerError INVALID_ARG for a name
+        that is no state's output, or where the configuration has no states.
+        """
+        if self.states is None:
+            raise invalid_arg(
+                f"unable to add state '{tensor.name}'. State configuration is missing for model "
+                f"'{self.request.model_name}'."
+            )
+        self.states.update(tensor)
 
 
 @dataclass(slots=True)
