@@ -10,7 +10,7 @@ A `Watch` is the one sanctioned way of sharing: a single writer swaps in immutab
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 import trio
@@ -54,6 +54,11 @@ class Mailbox:
         """Return once a door has rung since the last call; the owner drains its doors next."""
         await self._bell.receive()
         self._rung = False
+
+    @property
+    def doors(self) -> Iterable[Door[object]]:
+        """Every door that was made and not removed."""
+        return self._doors.values()
 
     def close(self) -> None:
         """Stop receiving: whoever sends from now on gets `trio.BrokenResourceError`."""
@@ -125,6 +130,11 @@ class Door(Generic[T]):
     def __len__(self) -> int:
         """How many messages nobody has taken, those of senders that wait for room included."""
         return self._waiting
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether senders are refused."""
+        return self._send.statistics().open_receive_channels == 0
 
     def close(self) -> None:
         """Refuse further messages; those inside are dropped. Only the mailbox's owner calls it."""

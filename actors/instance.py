@@ -199,14 +199,17 @@ class Instance:
             ]
             size = sum(submit.batch_size or 1 for submit in submits)
             unanswered = len(submits)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
-                while unanswered:
-                    await mailbox.wait()
-                    for reply in replies.drain():
-                        if isinstance(reply.outcome, ServerError):
-                            raise warmup_failure(sample.name, reply.outcome)
-                        unanswered -= reply.final
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
+                    while unanswered:
+                        await mailbox.wait()
+                        for reply in replies.drain():
+                            if isinstance(reply.outcome, ServerError):
+                                raise warmup_failure(sample.name, reply.outcome)
+                            unanswered -= reply.final
+            finally:
+                mailbox.close()
 
     async def _run_batch(self, batch: Execute) -> None:
         started_at = trio.current_time()
