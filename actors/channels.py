@@ -87,7 +87,11 @@ class Door(Generic[T]):
             self._mailbox.ring()
 
     async def send(self, message: T) -> None:
-        """Put a message in, waiting for room: this wait is the back-pressure."""
+        """Put a message in, waiting for room: this wait is the back-pressure.
+
+        Whoever has been cancelled puts nothing in, though there be room.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self.send_nowait(message)
         except trio.WouldBlock:
