@@ -58,6 +58,20 @@ def test_a_request_cancelled_at_once_is_not_executed(seed: int) -> None:
 
 
 @every_order
+def test_a_request_is_answered_that_comes_in_the_instant_of_a_crash(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        client = world.client()
+        world.executors["m_0_0"].crash(CRASH)
+        for number in range(3):
+            client.ask("m", f"r{number}")
+            await trio.lowlevel.checkpoint()
+        await world.all_answered()
+
+    models = {"m": SimulatedModel(IO, latency=lambda _: 1.0)}
+    World(models, expected_errors=("crashed",)).run(scenario, seed=seed)
+
+
+@every_order
 def test_whoever_gives_up_at_a_full_door_does_not_get_in(seed: int) -> None:
     async def scenario(world: World) -> None:
         client = world.client()
@@ -71,3 +85,64 @@ def test_whoever_gives_up_at_a_full_door_does_not_get_in(seed: int) -> None:
 
     world = World({"m": SimulatedModel(IO, latency=lambda _: 1.0)}, submit_door=1)
     world.run(scenario, seed=seed)
+
+
+def test_a_crash_answers_a_decoupled_caller_that_does_not_read() -> None:
+    config = IO + "model_transaction_policy { decoupled: true }"
+
+    async def scenario(world: World) -> None:
+        client = world.client(window=1)
+        asked = client.ask("m", "r")
+        client.stall()
+        await trio.sleep(2.5)
+        world.executors["m_0_0"].crash(CRASH)
+        await trio.testing.wait_all_tasks_blocked()
+        client.resume()
+        await world.all_answered()
+        assert asked.error is not None
+        assert asked.error.message == "model instance 'm_0_0' has ended"
+
+    models = {"m": SimulatedModel(config, responses=echoes)}
+    World(models, expected_errors=("crashed",)).run(scenario)
+
+
+def test_the_last_response_waits_for_nobody_and_so_survives_a_crash() -> None:
+    config = IO + "model_transaction_policy { decoupled: true }"
+
+    async def scenario(world: World) -> None:
+        client = world.client(window=3)
+        asked = client.ask("m", "r")
+        client.stall()
+        await trio.sleep(3.5)
+        assert asked.final is not None
+        assert asked.final.at == 3.0
+        world.executors["m_0_0"].crash(CRASH)
+        client.resume()
+        await world.all_answered()
+        assert len(client.responses["r"]) == 3
+
+    models = {"m": SimulatedModel(config, responses=echoes)}
+    World(models, expected_errors=("crashed",)).run(scenario)
+
+
+def test_a_crash_answers_everybody_behind_a_stalled_reader_in_a_preserved_order() -> None:
+    config = IO + (
+        "model_transaction_policy { decoupled: true } "
+        "dynamic_batching { preserve_ordering: true preferred_batch_size: [ 1 ] }"
+    )
+
+    async def scenario(world: World) -> None:
+        stalled, other = world.client("stalled", window=1), world.client("other")
+        first = stalled.ask("m", "first")
+        second = other.ask("m", "second")
+        stalled.stall()
+        await trio.sleep(6.5)
+        world.executors["m_0_0"].crash(CRASH)
+        await trio.testing.wait_all_tasks_blocked()
+        stalled.resume()
+        await world.all_answered()
+        assert first.final is not None
+        assert second.final is not None
+
+    models = {"m": SimulatedModel(config, responses=echoes)}
+    World(models, expected_errors=("crashed",)).run(scenario)
