@@ -10,12 +10,13 @@ import pytest
 import trio
 import trio.testing
 
+from actors.local_calls import infer
 from actors.options import ServerOptions
 from protocol.inference import InferResponse
-from protocol.status import StatusCode
+from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome
 from simulation.ledger import Asked
-from simulation.world import SimulatedModel, World
+from simulation.world import SimulatedModel, World, zeros
 
 IO = """
 backend: "simulated" max_batch_size: 8 instance_group { kind: KIND_CPU }
@@ -146,3 +147,69 @@ def test_a_crash_answers_everybody_behind_a_stalled_reader_in_a_preserved_order(
 
     models = {"m": SimulatedModel(config, responses=echoes)}
     World(models, expected_errors=("crashed",)).run(scenario)
+
+
+@every_order
+def test_a_cached_request_cancelled_at_once_frees_its_place(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        client = world.client()
+        leader = client.ask("m", "leader", content=1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        follower = client.ask("m", "follower", content=1.0)
+        client.cancel(follower)
+        await world.all_answered()
+        assert leader.error is None
+        assert status(follower) is StatusCode.CANCELLED
+        assert follower.left_at == 0.0
+
+    models = {"m": SimulatedModel(IO + "response_cache { enable: true }", latency=lambda _: 1.0)}
+    World(models, options=CACHE).run(scenario, seed=seed)
+
+
+def test_followers_that_leave_are_counted_as_failures() -> None:
+    async def scenario(world: World) -> None:
+        client = world.client()
+        client.ask("m", "leader", content=1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        client.ask("m", "late", content=1.0, deadline_at=0.5)
+        regretted = client.ask("m", "regretted", content=1.0)
+        await trio.sleep(0.25)
+        client.cancel(regretted)
+        await world.all_answered()
+        counters = (await world.core.reader.read())["m", 1]
+        assert counters.failures["REJECTED"] == 1
+        assert counters.failures["CANCELED"] == 1
+        assert counters.fail.count == 2
+
+    models = {"m": SimulatedModel(IO + "response_cache { enable: true }", latency=lambda _: 1.0)}
+    World(models, options=CACHE).run(scenario)
+
+
+def test_a_cached_request_that_is_too_late_already_is_not_looked_up() -> None:
+    async def scenario(world: World) -> None:
+        await infer(world.core.calls, zeros("m", (1, 1)))
+        with pytest.raises(ServerError) as caught:
+            await infer(world.core.calls, zeros("m", (1, 1)), deadline_at=trio.current_time())
+        assert caught.value.status is StatusCode.DEADLINE_EXCEEDED
+
+    models = {"m": SimulatedModel(IO + "response_cache { enable: true }")}
+    world = World(models, options=CACHE)
+    world.ledger.outsiders = 1
+    world.run(scenario)
+
+
+def test_a_crash_reaches_every_follower_however_many_there_are() -> None:
+    """They inherit the lead from one another, each at once, until nobody is left."""
+
+    async def scenario(world: World) -> None:
+        client = world.client(window=1000)
+        for number in range(900):
+            client.ask("m", f"r{number}", content=1.0)
+            if number % 50 == 0:
+                await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.5)
+        world.executors["m_0_0"].crash(CRASH)
+        await world.all_answered()
+
+    models = {"m": SimulatedModel(IO + "response_cache { enable: true }", latency=lambda _: 1.0)}
+    World(models, options=CACHE, expected_errors=("crashed",)).run(scenario)
