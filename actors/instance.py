@@ -7,7 +7,6 @@ caller, then `Grant` to whoever hands out work. It decides nothing: a batch that
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -65,20 +64,16 @@ class Responder:
         trio.from_thread.run(self.deliver, outcome, final, trio_token=self._token)
 
     async def deliver(self, outcome: Outcome | None, final: bool) -> None:
-        """Send one reply, waiting for room in the caller's window; a caller may have left.
-
-        The final one does not wait, so that nothing can come between it and its caller.
-        """
+        """Send one reply, waiting for room in the caller's window; a caller may have left."""
         assert not self._finished, "nothing follows the final response"
         if final:
-            self.deliver_nowait(outcome)
-            return
+            self._finish()
         try:
             await self._submit.reply.send(self._reply(outcome, final))
         except trio.BrokenResourceError:
             self._cancelled = True
 
-    def deliver_nowait(self, outcome: Outcome | None) -> None:
+    def deliver_nowait(self, outcome: Outcome) -> None:
         """Send the final reply, which a caller always takes; nothing if one was sent already."""
         if self._finished:
             return
@@ -98,6 +93,14 @@ class Responder:
     def _finish(self) -> None:
         self._finished = True
         del self._in_flight[self._submit.number]
+
+
+def _without_padding(
+    requests: Sequence[ExecuteRequest], outcomes: Sequence[Outcome | None]
+) -> list[Outcome | None]:
+    """What was answered to requests that somebody sent."""
+    pairs = zip(requests, outcomes, strict=True)
+    return [outcome for request, outcome in pairs if not request.is_null]
 
 
 def _explain(submit: Submit, response: InferResponse, batch: Execute, started_at: float) -> None:
@@ -163,28 +166,10 @@ class Instance:
                 finally:
                     self._executor.stop()
         finally:
-            self._leave()
             # A decoupled model has ended, or crashed, without a final response; its callers must
             # not wait.
             for responder in list(self._in_flight.values()):
-                responder.deliver_nowait(self._has_ended())
-
-    def refuse(self, batch: Execute) -> None:
-        """Answer for a batch that this instance, having ended, does not run."""
-        error = self._has_ended()
-        for submit in batch.submits:
-            with contextlib.suppress(trio.BrokenResourceError):  # the caller has gone
-                submit.reply.send_owed(Reply(submit.number, error, final=True))
-
-    def _leave(self) -> None:
-        """Take no more batches; after a crash there may be one that nobody has begun."""
-        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            while True:
-                self.refuse(self._execute.receive_nowait())
-        self._execute.close()
-
-    def _has_ended(self) -> ServerError:
-        return internal(f"model instance '{self.name}' has ended")
+                responder.deliver_nowait(internal(f"model instance '{self.name}' has ended"))
 
     def cancel(self, number: int) -> None:
         """Tell the model that nobody waits for this request; it may still run to its end."""
@@ -222,42 +207,31 @@ class Instance:
             ]
             size = sum(submit.batch_size or 1 for submit in submits)
             unanswered = len(submits)
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
-                    while unanswered:
-                        await mailbox.wait()
-                        for reply in replies.drain():
-                            if isinstance(reply.outcome, ServerError):
-                                raise warmup_failure(sample.name, reply.outcome)
-                            unanswered -= reply.final
-            finally:
-                mailbox.close()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
+                while unanswered:
+                    await mailbox.wait()
+                    for reply in replies.drain():
+                        if isinstance(reply.outcome, ServerError):
+                            raise warmup_failure(sample.name, reply.outcome)
+                        unanswered -= reply.final
 
     async def _run_batch(self, batch: Execute) -> None:
         started_at = trio.current_time()
-        token = trio.lowlevel.current_trio_token()
-        in_flight = self._in_flight
-        responders: list[Responder] = []
-        requests: list[ExecuteRequest] = []
         timings = Timings()
-        for submit in batch.submits:
-            responder = Responder(submit, token, in_flight, timings)
-            in_flight[submit.number] = responder
-            responders.append(responder)
-            requests.append(
-                ExecuteRequest(submit.request, submit.batch_size, responder, number=submit.number)
-            )
+        responders, requests = self._open(batch, timings)
         outcomes: Sequence[Outcome | None]
         try:
             outcomes = await self._executor.execute(requests, timings)
         except ServerError as error:
-            outcomes = [error] * len(responders)
+            outcomes = [error] * len(requests)
         except BaseException:
             for responder in responders:
-                responder.deliver_nowait(self._has_ended())
+                responder.deliver_nowait(internal(f"model instance '{self.name}' has ended"))
             raise
-        assert len(outcomes) == len(responders), "an executor answers every request of a batch"
+        assert len(outcomes) == len(requests), "an executor answers every request of a batch"
+        if len(requests) > len(responders):
+            outcomes = _without_padding(requests, outcomes)
         # Before the replies: whoever asks for statistics after its answer finds itself counted.
         await self._report(batch, outcomes, timings, started_at)
         for submit, responder, outcome in zip(batch.submits, responders, outcomes, strict=True):
@@ -266,6 +240,23 @@ class Instance:
             if submit.request.parameters and isinstance(outcome, InferResponse):
                 _explain(submit, outcome, batch, started_at)
             responder.deliver_nowait(outcome)
+
+    def _open(
+        self, batch: Execute, timings: Timings
+    ) -> tuple[Sequence[Responder], Sequence[ExecuteRequest]]:
+        """What the executor is given, and who takes what it answers to each caller's request."""
+        token = trio.lowlevel.current_trio_token()
+        in_flight = self._in_flight
+        responders: list[Responder] = []
+        requests: list[ExecuteRequest] = []
+        for submit in batch.submits:
+            responder = Responder(submit, token, in_flight, timings)
+            in_flight[submit.number] = responder
+            responders.append(responder)
+            requests.append(
+                ExecuteRequest(submit.request, submit.batch_size, responder, number=submit.number)
+            )
+        return responders, requests
 
     async def _report(
         self,

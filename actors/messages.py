@@ -70,6 +70,13 @@ class Grant:
     instance: int
 
 
+class Released(NamedTuple):
+    """A request of a sequence has had its final response, or is to be executed again."""
+
+    number: int
+    rescheduled: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reserve:
     """These requests are about to be executed: let their responses leave in this order."""
@@ -106,6 +113,13 @@ class RequestGrants:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestExecution:
+    """This very instance could be used for one more execution."""
+
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseGrant:
     """The instance has executed, or its grant was not needed after all."""
 
@@ -131,6 +145,7 @@ LimiterMessage = (
     RegisterInstances
     | UnregisterInstances
     | RequestGrants
+    | RequestExecution
     | ReleaseGrant
     | LendResources
     | TakeBackResources
@@ -147,6 +162,18 @@ class Execute:
     submits: Sequence[Submit]
     batch_size: int
     closed_by: str  # why the batch was closed here: full, delay, preferred, shape, …
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExecuteSequences(Execute):
+    """Run these requests of sequences together; each is the next one of the sequence in its slot.
+
+    With `padding` a request stands at the place of its slot, and `padding` at every other one of
+    the `batch_size` places. Without it there are as many places as requests.
+    """
+
+    slots: Sequence[int]  # one per request
+    padding: InferRequest | None
 
 
 # --- to Statistics -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from actors.model_index import ServingVersion
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies
 from actors.scheduler import Scheduler
+from actors.sequence_batcher import SequenceBatcher
 from repo.instance_groups import InstanceSpec
 
 
@@ -27,7 +28,7 @@ class VersionActors:
     """The actors of one version, wired but not yet running."""
 
     serving: ServingVersion
-    scheduler: Scheduler | Ensemble
+    scheduler: Scheduler | SequenceBatcher | Ensemble
     instances: Sequence[Instance]
     control: Door[Control]
     ordering: OrderedReplies | None

@@ -197,9 +197,11 @@ class InFlight:
                 self._open_late(number, request)
             return None
         if records.numbers[place] == RESCHEDULED:
-            if early is not None:
-                self._close_late(early)
-            return Rescheduled()
+            if early is None:
+                return Rescheduled()
+            early.push(Rescheduled(), final=True)
+            self._close_late(early)
+            return Rescheduled(is_late=True)
         outcome = self._response(request, records, place)
         if early is None:
             return outcome

@@ -21,6 +21,7 @@ from actors.messages import (
     LimiterMessage,
     RegisterInstances,
     ReleaseGrant,
+    RequestExecution,
     RequestGrants,
     TakeBackResources,
     UnregisterInstances,
@@ -67,6 +68,9 @@ class RateLimiterActor:
                 if self._policy.knows(group):
                     for _ in range(count):
                         self._policy.request_any(group)
+            case RequestExecution(instance):
+                if instance in self._members:
+                    self._policy.request(instance)
             case ReleaseGrant(instance, executed):
                 if instance in self._members:
                     self._policy.release(instance, executed=executed)
@@ -134,6 +138,10 @@ class LimiterSeat:
     def ask(self, count: int) -> None:
         """This version could use so many further executions."""
         self.messages.send_nowait(RequestGrants(self.group, count))
+
+    def ask_for(self, index: int) -> None:
+        """This very instance could be used for one more execution."""
+        self.messages.send_nowait(RequestExecution(self.numbers[index]))
 
     def release(self, index: int, *, executed: bool) -> None:
         """An execution has ended, or was not needed after all."""

@@ -204,13 +204,10 @@ class Scheduler:
         submits = [_submit(ticket) for ticket in action.tickets]
         if self._ordering is not None:
             submits = self._ordering.enter(submits)
-        batch = Execute(submits, action.batch_size, action.closed_by)
-        try:
-            # The grant is the credit: the instance's channel has room for every grant it gave.
-            self._execute[action.instance].send_nowait(batch)
-        except trio.BrokenResourceError:
-            # It has crashed in this very instant, and its model with it.
-            self._instances[action.instance].refuse(batch)
+        # The grant is the credit: the instance's channel has room for every grant it gave.
+        self._execute[action.instance].send_nowait(
+            Execute(submits, action.batch_size, action.closed_by)
+        )
 
     def _cancel(self, number: int, now: float) -> None:
         refused = self._policy.cancel(number, now)

@@ -19,7 +19,7 @@ from actors.channels import Door, Mailbox
 from actors.ensemble import Ensemble
 from actors.executor import Executor
 from actors.grants import DirectGrants, LimitedGrants
-from actors.instance import Instance
+from actors.instance import GrantsOut, Instance
 from actors.messages import (
     Control,
     Execute,
@@ -39,6 +39,7 @@ from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies, OrderingSeat
 from actors.response_cache import ResponseCacheActor
 from actors.scheduler import Scheduler
+from actors.sequence_batcher import SequenceBatcher
 from actors.strategy import ModelStrategy
 from repo.backends.base import InstanceContext
 from repo.batch_strategy import load_strategy
@@ -100,8 +101,8 @@ def wire_version(
     mailbox = Mailbox()
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, batching.priority_levels)
-    seat = _seat(ports, key, description)
-    made = _executors(description, version, settings, ports, seat)
+    seat = seat_of(ports, key, description)
+    made = executors_of(description, version, settings, ports, seat)
     at_once = max(_executions_at_once(each, dynamic, seat) for each in made)
     grants: Door[Grant] = mailbox.door(at_once * len(made))
     channels = [trio.open_memory_channel[Execute](at_once) for _ in made]  # a place per grant
@@ -114,7 +115,7 @@ def wire_version(
             key=key,
             executor=made[number],
             execute=channels[number][1],
-            grants=LimitedGrants(seat) if seat else DirectGrants(grants, _at_start(spec, at_once)),
+            grants=grants_out(seat, grants, spec, at_once),
             carriers=at_once,
             statistics=ports.facts,
             warmup=() if spec.passive else samples,
@@ -146,7 +147,7 @@ def wire_version(
         seat=seat,
         grants=grants,
         specs=description.instances,
-        closers=[*_mailboxes(mailbox, ordering), *front.closers, *_strategies(strategy)],
+        closers=[*front.closers, *([strategy.close] if strategy else [])],
     )
 
 
@@ -159,7 +160,7 @@ def serving_version(
     description: ModelDescription,
     version: int,
     front: Front,
-    scheduler: Scheduler | Ensemble,
+    scheduler: Scheduler | SequenceBatcher | Ensemble,
     instances: Sequence[Instance],
 ) -> ServingVersion:
     """What frontends see of the version."""
@@ -208,21 +209,12 @@ class OrderingWiring:
     """The channels of `preserve_ordering`; `batches` is how many may be under way at once."""
 
     def __init__(self, batches: int) -> None:
-        mailbox = self.mailbox = Mailbox()
+        mailbox = Mailbox()
         # A batch's reservation may still lie here when its successor's comes.
         slots: Door[Reserve] = mailbox.door(2 * max(1, batches))
         replies: Door[Reply] = mailbox.door(ORDERED_REPLIES_DOOR)
         self.seat = OrderingSeat(slots, replies)
         self.actor = OrderedReplies(mailbox=mailbox, slots=slots, replies=replies)
-
-
-def _mailboxes(own: Mailbox, ordering: OrderingWiring | None) -> list[Callable[[], None]]:
-    """Actors close their mailboxes themselves, unless the load failed before they ran."""
-    return [own.close, ordering.mailbox.close] if ordering else [own.close]
-
-
-def _strategies(strategy: ModelStrategy | None) -> list[Callable[[], None]]:
-    return [strategy.close] if strategy else []
 
 
 def _strategy(description: ModelDescription, version: int) -> ModelStrategy | None:
@@ -232,7 +224,7 @@ def _strategy(description: ModelDescription, version: int) -> ModelStrategy | No
     return None if functions is None else ModelStrategy(functions)
 
 
-def _seat(
+def seat_of(
     ports: VersionPorts, key: tuple[str, int], description: ModelDescription
 ) -> LimiterSeat | None:
     if ports.limiter is None:
@@ -242,7 +234,7 @@ def _seat(
     return LimiterSeat((*key, *numbers), ports.limiter, numbers)
 
 
-def _executors(
+def executors_of(
     description: ModelDescription,
     version: int,
     settings: Mapping[str, str],
@@ -280,9 +272,13 @@ def _context(
     )
 
 
-def _at_start(spec: InstanceSpec, at_once: int) -> int:
-    """A passive instance is loaded and never executes."""
-    return 0 if spec.passive else at_once
+def grants_out(
+    seat: LimiterSeat | None, grants: Door[Grant], spec: InstanceSpec, at_once: int
+) -> GrantsOut:
+    """Where an instance says what it can take. A passive one is loaded and never executes."""
+    if seat is not None:
+        return LimitedGrants(seat)
+    return DirectGrants(grants, 0 if spec.passive else at_once)
 
 
 def _executions_at_once(executor: Executor, dynamic: bool, seat: LimiterSeat | None) -> int:

@@ -38,6 +38,7 @@ from actors.process_bls import OtherModels
 from actors.process_metrics import CustomMetrics
 from actors.rate_limiter import RateLimiterActor
 from actors.response_cache import ResponseCacheActor
+from actors.sequence_wiring import wire_sequences
 from actors.shared_memory import SharedMemory
 from actors.statistics import Statistics, StatisticsReader, WallClock
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
@@ -49,7 +50,7 @@ from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_parameters import HeaderForwarding
 from protocol.v2_json_response import InferEncoder
-from repo.model_config import ensemble_scheduling
+from repo.model_config import ensemble_scheduling, sequence_batching
 from repo.preparation import ModelDescription
 
 # Facts wait here until Statistics looks: at half of it, or when somebody asks.
@@ -143,6 +144,8 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         if ensemble_scheduling(description.config) is not None:
             return wire_ensemble(description, version, ports=version_ports)
         settings = options.backend_settings(description.config.backend)
+        if sequence_batching(description.config) is not None:
+            return wire_sequences(description, version, ports=version_ports, settings=settings)
         return wire_version(description, version, ports=version_ports, settings=settings)
 
     return Core(

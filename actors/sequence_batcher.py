@@ -1,0 +1,302 @@
+"""Brings requests of sequences and instances of one model version together.
+
+Stands where a model without sequences has its Scheduler, hears and says the same, and drives a
+SequencePolicy. In addition it hears `Released`: a request is done with, or its model wants it
+again. Owns, through its policy, which sequence lives in which slot; what a model sees of that, the
+control tensors, it adds to copies of the requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Final, cast
+
+import trio
+
+from actors.channels import Door, Mailbox
+from actors.instance import Instance
+from actors.messages import (
+    CancelRequest,
+    Control,
+    Drain,
+    Execute,
+    ExecuteSequences,
+    Fact,
+    Grant,
+    Released,
+    Reply,
+    RequestsRefused,
+    Submit,
+    VersionKey,
+)
+from actors.policy.sequencing import (
+    DispatchSlots,
+    RefuseRequest,
+    SequencePolicy,
+    SequenceRefusal,
+    SequenceTicket,
+    WarnOfConflict,
+)
+from actors.rate_limiter import LimiterSeat
+from actors.resequencer import OrderingSeat
+from protocol.status import (
+    ServerError,
+    cancelled,
+    deadline_exceeded,
+    invalid_arg,
+    unavailable,
+)
+from repo.sequence_inputs import SequenceInputs
+
+log = logging.getLogger(__name__)
+
+_REASONS: Final = {
+    SequenceRefusal.CANCELLED: "CANCELED",
+    SequenceRefusal.EXPIRED: "REJECTED",
+    SequenceRefusal.DEADLINE: "REJECTED",
+}
+
+
+def refusal(cause: SequenceRefusal, model_name: str) -> ServerError:
+    """The wire text of a refusal; the words are Triton's."""
+    match cause:
+        case SequenceRefusal.BATCHED:
+            return invalid_arg(
+                f"inference request to model '{model_name}' must specify batch-size 1 due to "
+                "requirements of sequence batcher"
+            )
+        case SequenceRefusal.UNIDENTIFIED:
+            return invalid_arg(
+                f"inference request to model '{model_name}' must specify a non-zero or non-empty "
+                "correlation ID"
+            )
+        case SequenceRefusal.STOPPING:
+            return unavailable(
+                "Server is stopping, scheduler for model has stopped accepting new inference "
+                "requests"
+            )
+        case SequenceRefusal.NOT_STARTED:
+            return invalid_arg(
+                f"inference request for sequence ID to model '{model_name}' must specify the START "
+                "flag on the first request of the sequence"
+            )
+        case SequenceRefusal.EXPIRED:
+            return unavailable("timeout of the corresponding sequence has been expired")
+        case SequenceRefusal.CANCELLED:
+            return cancelled()
+        case SequenceRefusal.DEADLINE:
+            return deadline_exceeded()
+
+
+class SequenceBatcher:
+    """One policy, driven by its mailbox."""
+
+    def __init__(
+        self,
+        *,
+        key: VersionKey,
+        policy: SequencePolicy,
+        inputs: SequenceInputs,
+        pads: bool,
+        mailbox: Mailbox,
+        control: Door[Control],
+        grants: Door[Grant],
+        released: Door[Released],
+        door: Door[Submit],
+        instances: Sequence[Instance],
+        execute: Sequence[trio.MemorySendChannel[Execute]],
+        statistics: Door[Fact],
+        ceiling: int,
+        ordering: OrderingSeat | None = None,
+        limiter: LimiterSeat | None = None,
+    ) -> None:
+        self._key = key
+        self._policy = policy
+        self._inputs = inputs
+        self._pads = pads
+        self._mailbox = mailbox
+        self._control = control
+        self._grants = grants
+        self._released = released
+        self._door = door
+        self._instances = instances
+        self._execute = execute
+        self._statistics = statistics
+        self._ceiling = ceiling
+        self._ordering = ordering
+        self._limiter = limiter
+        self._asked: set[int] = set()  # instances that the limiter knows we could use
+        self._cancelled: set[int] = set()  # that may still stand in the door
+        self._draining = False
+        self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until told to drain and everything accepted has been dispatched for good.
+
+        A sequence that has not ended does not keep it: nobody can reach it any more.
+        """
+        task_status.started()
+        try:
+            while not (self._draining and self._policy.is_idle):
+                next_wake = self._policy.next_wake
+                if next_wake == math.inf:
+                    await self._mailbox.wait()
+                else:
+                    with trio.move_on_at(next_wake):
+                        await self._mailbox.wait()
+                self._turn(trio.current_time())
+        finally:
+            self._leave(trio.current_time())
+
+    def pending(self) -> int:
+        """Requests that were submitted and are not executing yet; a gauge, read at any time."""
+        return self._policy.pending + len(self._door)
+
+    def _turn(self, now: float) -> None:
+        policy = self._policy
+        for message in self._control.drain():
+            match message:
+                case CancelRequest(number):
+                    self._cancel(number, now)
+                case Drain():
+                    self._draining = True
+                    policy.drain()
+        for released in self._released.drain():
+            policy.released(released.number, now, rescheduled=released.rescheduled)
+        for grant in self._grants.drain():
+            policy.grant(grant.instance)
+            self._asked.discard(grant.instance)
+        # At the ceiling the door fills and its callers wait: that is the back-pressure.
+        for submit in self._door.drain(max(0, self._ceiling - policy.pending)):
+            self._admit(submit, now)
+        if not len(self._door):
+            self._cancelled.clear()
+        for action in policy.step(now):
+            match action:
+                case DispatchSlots():
+                    self._dispatch(action)
+                case RefuseRequest(ticket, cause):
+                    self._refuse(_submit(ticket), cause, now)
+                case WarnOfConflict(correlation_id):
+                    log.warning(
+                        "sequence %s of model '%s' starts anew before it has ended",
+                        correlation_id,
+                        self._key[0],
+                    )
+        if self._limiter is not None:
+            self._balance(self._limiter)
+        self._tell_statistics()
+
+    def _balance(self, limiter: LimiterSeat) -> None:
+        """Ask for the very instances that could be used, and give back those that cannot."""
+        for instance in self._policy.surrender():
+            limiter.release(instance, executed=False)
+        for instance in self._policy.instances_wanted:
+            if instance not in self._asked:
+                self._asked.add(instance)
+                limiter.ask_for(instance)
+
+    def _admit(self, submit: Submit, now: float) -> None:
+        if submit.number in self._cancelled:
+            self._refuse(submit, SequenceRefusal.CANCELLED, now)
+            return
+        request = submit.request
+        ticket = SequenceTicket(
+            id=submit.number,
+            level=0,
+            batch_size=submit.batch_size or 1,
+            shape_key=submit.shape_key,
+            work=submit,
+            timeout_seconds=request.timeout_us / 1e6,
+            deadline_at=submit.deadline_at,
+            correlation_id=request.correlation_id,
+            flags=request.sequence_flags,
+        )
+        refused = self._policy.submit(ticket, now)
+        if refused is not None:
+            self._answer(submit, refusal(refused.cause, self._key[0]))
+
+    def _dispatch(self, action: DispatchSlots) -> None:
+        if self._ordering is not None:
+            self._enter(self._ordering, action)
+        submits = []
+        for _, ticket in action.places:
+            submit = _submit(ticket)
+            request = self._inputs.of(submit.request, ticket.flags, ticket.correlation_id)
+            submits.append(submit._replace(request=request))
+        padding = None
+        if self._pads and len(submits) < action.size:
+            padding = self._inputs.padding(_submit(action.places[0].ticket).request)
+        # The grant is the credit: the instance's channel has room for every grant it gave.
+        self._execute[action.instance].send_nowait(
+            ExecuteSequences(
+                submits,
+                action.size,
+                action.closed_by,
+                slots=[place.slot for place in action.places],
+                padding=padding,
+            )
+        )
+
+    def _enter(self, ordering: OrderingSeat, action: DispatchSlots) -> None:
+        """Reserve the places of requests that have none yet in the order of replies."""
+        new = [
+            ticket for _, ticket in action.places if _submit(ticket).reply is not ordering.replies
+        ]
+        if not new:
+            return
+        submits = ordering.enter([_submit(ticket) for ticket in new])
+        for ticket, submit in zip(new, submits, strict=True):
+            ticket.work = submit
+
+    def _cancel(self, number: int, now: float) -> None:
+        if self._policy.cancel(number, now):
+            return
+        for instance in self._instances:
+            instance.cancel(number)
+        if len(self._door):
+            self._cancelled.add(number)
+
+    def _refuse(self, submit: Submit, cause: SequenceRefusal, now: float) -> None:
+        """Answer a request that had been let in; unlike one refused at the door, it is counted."""
+        reason = _REASONS.get(cause, "OTHER")
+        self._refused.setdefault(reason, []).append(now - submit.submitted_at)
+        self._answer(submit, refusal(cause, self._key[0]))
+
+    def _tell_statistics(self) -> None:
+        for reason in list(self._refused):
+            try:
+                self._statistics.send_nowait(
+                    RequestsRefused(self._key, reason, self._refused[reason])
+                )
+            except trio.WouldBlock:
+                # A full door drains itself; look again in the next turn, which comes at once.
+                self._mailbox.ring()
+                return
+            del self._refused[reason]
+
+    def _answer(self, submit: Submit, error: ServerError) -> None:
+        try:
+            submit.reply.send_owed(Reply(submit.number, error, final=True))
+        except trio.BrokenResourceError:
+            return  # the caller has gone
+
+    def _leave(self, now: float) -> None:
+        """Answer whoever is still at the door or, after a crash, in a slot; let instances end."""
+        for released in self._released.drain():
+            self._policy.released(released.number, now, rescheduled=released.rescheduled)
+        stopping = refusal(SequenceRefusal.STOPPING, self._key[0])
+        for submit in self._door.drain():
+            self._answer(submit, stopping)
+        for ticket in self._policy.abandon():
+            self._answer(_submit(ticket), stopping)
+        self._mailbox.close()
+        for channel in self._execute:
+            channel.close()
+
+
+def _submit(ticket: SequenceTicket) -> Submit:
+    """What this actor put into its tickets; to the policy it is opaque."""
+    return cast("Submit", ticket.work)
