@@ -7,6 +7,7 @@ caller, then `Grant` to whoever hands out work. It decides nothing: a batch that
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -64,16 +65,20 @@ class Responder:
         trio.from_thread.run(self.deliver, outcome, final, trio_token=self._token)
 
     async def deliver(self, outcome: Outcome | None, final: bool) -> None:
-        """Send one reply, waiting for room in the caller's window; a caller may have left."""
+        """Send one reply, waiting for room in the caller's window; a caller may have left.
+
+        The final one does not wait, so that nothing can come between it and its caller.
+        """
         assert not self._finished, "nothing follows the final response"
         if final:
-            self._finish()
+            self.deliver_nowait(outcome)
+            return
         try:
             await self._submit.reply.send(self._reply(outcome, final))
         except trio.BrokenResourceError:
             self._cancelled = True
 
-    def deliver_nowait(self, outcome: Outcome) -> None:
+    def deliver_nowait(self, outcome: Outcome | None) -> None:
         """Send the final reply, which a caller always takes; nothing if one was sent already."""
         if self._finished:
             return
@@ -166,10 +171,28 @@ class Instance:
                 finally:
                     self._executor.stop()
         finally:
+            self._leave()
             # A decoupled model has ended, or crashed, without a final response; its callers must
             # not wait.
             for responder in list(self._in_flight.values()):
-                responder.deliver_nowait(internal(f"model instance '{self.name}' has ended"))
+                responder.deliver_nowait(self._has_ended())
+
+    def refuse(self, batch: Execute) -> None:
+        """Answer for a batch that this instance, having ended, does not run."""
+        error = self._has_ended()
+        for submit in batch.submits:
+            with contextlib.suppress(trio.BrokenResourceError):  # the caller has gone
+                submit.reply.send_owed(Reply(submit.number, error, final=True))
+
+    def _leave(self) -> None:
+        """Take no more batches; after a crash there may be one that nobody has begun."""
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            while True:
+                self.refuse(self._execute.receive_nowait())
+        self._execute.close()
+
+    def _has_ended(self) -> ServerError:
+        return internal(f"model instance '{self.name}' has ended")
 
     def cancel(self, number: int) -> None:
         """Tell the model that nobody waits for this request; it may still run to its end."""
@@ -207,14 +230,17 @@ class Instance:
             ]
             size = sum(submit.batch_size or 1 for submit in submits)
             unanswered = len(submits)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
-                while unanswered:
-                    await mailbox.wait()
-                    for reply in replies.drain():
-                        if isinstance(reply.outcome, ServerError):
-                            raise warmup_failure(sample.name, reply.outcome)
-                        unanswered -= reply.final
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
+                    while unanswered:
+                        await mailbox.wait()
+                        for reply in replies.drain():
+                            if isinstance(reply.outcome, ServerError):
+                                raise warmup_failure(sample.name, reply.outcome)
+                            unanswered -= reply.final
+            finally:
+                mailbox.close()
 
     async def _run_batch(self, batch: Execute) -> None:
         started_at = trio.current_time()
@@ -227,7 +253,7 @@ class Instance:
             outcomes = [error] * len(requests)
         except BaseException:
             for responder in responders:
-                responder.deliver_nowait(internal(f"model instance '{self.name}' has ended"))
+                responder.deliver_nowait(self._has_ended())
             raise
         assert len(outcomes) == len(requests), "an executor answers every request of a batch"
         if len(requests) > len(responders):

@@ -8,6 +8,7 @@ whoever stands behind that reader in the order has to wait for it anyway.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import trio
 from actors.channels import Door, Mailbox
 from actors.messages import Reply, Reserve, Submit
 from actors.policy.ordering import Resequencer
+from protocol.status import internal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +52,19 @@ class OrderedReplies:
                 await self._mailbox.wait()
                 await self._turn()
         finally:
+            self._leave()
             self._mailbox.close()
+
+    def _leave(self) -> None:
+        """After a crash: whoever still waits gets its last reply, in order or not."""
+        self._reserve()
+        finals = {reply.number: reply for reply in self._replies.drain() if reply.final}
+        finals |= {reply.number: reply for reply in self._policy.give_up() if reply.final}
+        error = internal("the model has ended")
+        for number, caller in self._callers.items():
+            with contextlib.suppress(trio.BrokenResourceError):  # the caller has gone
+                caller.send_owed(finals.get(number) or Reply(number, error, final=True))
+        self._callers.clear()
 
     async def flush(self) -> None:
         """Pass on what instances said before they ended."""
@@ -58,13 +72,16 @@ class OrderedReplies:
 
     async def _turn(self) -> None:
         # Slots first: a reservation is always sent before the batch whose replies need it.
+        self._reserve()
+        for reply in self._replies.drain():
+            for leaving in self._policy.offer(reply.number, reply, final=reply.final):
+                await self._pass_on(leaving)
+
+    def _reserve(self) -> None:
         for reserve in self._slots.drain():
             for number, caller in reserve.callers:
                 self._callers[number] = caller
                 self._policy.reserve(number)
-        for reply in self._replies.drain():
-            for leaving in self._policy.offer(reply.number, reply, final=reply.final):
-                await self._pass_on(leaving)
 
     async def _pass_on(self, reply: Reply) -> None:
         caller = self._callers[reply.number]

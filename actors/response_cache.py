@@ -9,6 +9,7 @@ door is full, requests stay in the door here, and their callers feel it.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import math
@@ -28,6 +29,7 @@ from actors.messages import (
     Control,
     Fact,
     Reply,
+    RequestsRefused,
     Submit,
     VersionKey,
 )
@@ -134,13 +136,15 @@ class ResponseCacheActor:
 
     def _turn(self, now: float) -> float:
         """Do what there is to do; the result is when a full door wants to be looked at again."""
+        self._expire(now)
         for reply in self._replies.drain():
             self._on_reply(reply)
+        early: list[tuple[CachedVersion, CancelRequest]] = []
         for version in self._versions:
             for message in version.control.drain():
                 assert isinstance(message, CancelRequest), "an order to drain is the scheduler's"
-                self._cancel(version, message)
-        self._expire(now)
+                if not self._cancel(version, message):
+                    early.append((version, message))
         is_blocked = False
         for version in self._versions:
             for number, door in enumerate(version.doors):
@@ -148,11 +152,18 @@ class ResponseCacheActor:
                 for submit in door.drain(max(0, behind.capacity - len(behind))):
                     self._look_up(version, number, submit)
                 is_blocked = is_blocked or len(door) > 0
+        for version, cancel in early:
+            # A request and its cancellation come through different doors, the second may be first.
+            if not self._cancel(version, cancel) and any(len(door) for door in version.doors):
+                version.control.send_nowait(cancel)
         self._tell_statistics()
         return now + RETRY_SECONDS if is_blocked or self._facts else math.inf
 
     def _look_up(self, version: CachedVersion, door: int, submit: Submit) -> None:
         began_at = trio.current_time()
+        if submit.deadline_at <= began_at:
+            _answer(submit, deadline_exceeded())  # too late already, as a scheduler would say
+            return
         name, number = version.key
         request = submit.request
         key = cache_key(
@@ -182,7 +193,8 @@ class ResponseCacheActor:
                 submit._replace(reply=self._replies)
             )
         except trio.BrokenResourceError:
-            self._on_reply(Reply(submit.number, closed(submit.request), final=True))
+            # By way of the door: a thousand followers may follow one another into this.
+            self._replies.send_owed(Reply(submit.number, closed(submit.request), final=True))
 
     def _on_reply(self, reply: Reply) -> None:
         caller = self._leaders.pop(reply.number)
@@ -230,24 +242,28 @@ class ResponseCacheActor:
         )
         _answer(submit, copy)
 
-    def _cancel(self, version: CachedVersion, cancel: CancelRequest) -> None:
+    def _cancel(self, version: CachedVersion, cancel: CancelRequest) -> bool:
+        """Drop the request wherever it is; False when it is neither here nor passed on."""
         follower = self._followers.get(cancel.number)
         if follower is not None:
-            self._dismiss(follower, cancelled())
-        elif cancel.number in self._leaders:
-            try:
-                version.scheduler_control.send_nowait(cancel)
-            except trio.BrokenResourceError:
-                return  # the scheduler has left, and has answered
+            self._dismiss(follower, cancelled(), "CANCELED")
+            return True
+        if cancel.number not in self._leaders:
+            return False
+        with contextlib.suppress(trio.BrokenResourceError):  # the scheduler has left, and answered
+            version.scheduler_control.send_nowait(cancel)
+        return True
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             follower = self._followers.get(number)
             if follower is not None:
-                self._dismiss(follower, deadline_exceeded())
+                self._dismiss(follower, deadline_exceeded(), "REJECTED")
 
-    def _dismiss(self, follower: _Caller, error: ServerError) -> None:
+    def _dismiss(self, follower: _Caller, error: ServerError, reason: str) -> None:
+        waited = trio.current_time() - follower.submit.submitted_at
+        self._facts.append(RequestsRefused(follower.version.key, reason, [waited]))
         self._policy.leave(follower.key, follower)
         del self._followers[follower.submit.number]
         _answer(follower.submit, error)

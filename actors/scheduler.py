@@ -204,10 +204,13 @@ class Scheduler:
         submits = [_submit(ticket) for ticket in action.tickets]
         if self._ordering is not None:
             submits = self._ordering.enter(submits)
-        # The grant is the credit: the instance's channel has room for every grant it gave.
-        self._execute[action.instance].send_nowait(
-            Execute(submits, action.batch_size, action.closed_by)
-        )
+        batch = Execute(submits, action.batch_size, action.closed_by)
+        try:
+            # The grant is the credit: the instance's channel has room for every grant it gave.
+            self._execute[action.instance].send_nowait(batch)
+        except trio.BrokenResourceError:
+            # It has crashed in this very instant, and its model with it.
+            self._instances[action.instance].refuse(batch)
 
     def _cancel(self, number: int, now: float) -> None:
         refused = self._policy.cancel(number, now)

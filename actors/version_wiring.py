@@ -147,7 +147,7 @@ def wire_version(
         seat=seat,
         grants=grants,
         specs=description.instances,
-        closers=[*front.closers, *([strategy.close] if strategy else [])],
+        closers=[*_mailboxes(mailbox, ordering), *front.closers, *_strategies(strategy)],
     )
 
 
@@ -209,12 +209,21 @@ class OrderingWiring:
     """The channels of `preserve_ordering`; `batches` is how many may be under way at once."""
 
     def __init__(self, batches: int) -> None:
-        mailbox = Mailbox()
+        mailbox = self.mailbox = Mailbox()
         # A batch's reservation may still lie here when its successor's comes.
         slots: Door[Reserve] = mailbox.door(2 * max(1, batches))
         replies: Door[Reply] = mailbox.door(ORDERED_REPLIES_DOOR)
         self.seat = OrderingSeat(slots, replies)
         self.actor = OrderedReplies(mailbox=mailbox, slots=slots, replies=replies)
+
+
+def _mailboxes(own: Mailbox, ordering: OrderingWiring | None) -> list[Callable[[], None]]:
+    """Actors close their mailboxes themselves, unless the load failed before they ran."""
+    return [own.close, ordering.mailbox.close] if ordering else [own.close]
+
+
+def _strategies(strategy: ModelStrategy | None) -> list[Callable[[], None]]:
+    return [strategy.close] if strategy else []
 
 
 def _strategy(description: ModelDescription, version: int) -> ModelStrategy | None:

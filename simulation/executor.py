@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import trio
 
 from protocol.inference import InferResponse
-from protocol.status import ServerError, internal
+from protocol.status import ServerError, unavailable
 from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
+from simulation.ledger import Ledger, Life, Ran
 from simulation.traces import Trace
 
 Latency = Callable[[int], float]
@@ -16,6 +18,16 @@ Latency = Callable[[int], float]
 
 Behaviour = Callable[[ExecuteRequest], Outcome]
 """What the simulated model answers to one request."""
+
+Responses = Callable[[ExecuteRequest], Sequence[tuple[float, Outcome]]]
+"""What a decoupled model answers to one request: pauses in seconds, each before its response."""
+
+
+class _Sender(Protocol):
+    """What an instance gives an executor that delivers responses from within trio."""
+
+    async def deliver(self, outcome: Outcome | None, final: bool) -> None: ...
+    def is_cancelled(self) -> bool: ...
 
 
 def echo(request: ExecuteRequest) -> Outcome:
@@ -25,7 +37,10 @@ def echo(request: ExecuteRequest) -> Outcome:
 
 
 class SimulatedExecutor:
-    """Sleeps as long as the model would compute, then answers as told."""
+    """Sleeps as long as the model would compute, then answers as told.
+
+    Like a worker it runs one batch at a time, though it takes `depth` of them.
+    """
 
     def __init__(
         self,
@@ -33,16 +48,26 @@ class SimulatedExecutor:
         *,
         latency: Latency,
         behaviour: Behaviour,
+        responses: Responses | None,
         trace: Trace,
-        depth: int = 1,
+        ledger: Ledger,
+        life: Life,
+        depth: int,
     ) -> None:
         self.depth = depth
-        self._name = context.instance_name
+        self.name = context.instance_name
+        self.slowness = 1.0  # fault: executions take this many times as long
         self._latency = latency
         self._behaviour = behaviour
+        self._responses = responses
         self._trace = trace
+        self._ledger = ledger
+        self._life = life
+        self._one_at_a_time = trio.Lock()
         self._stopped = trio.Event()
+        self._lost = trio.Event()
         self._crash: BaseException | None = None
+        self._finished: set[str] = set()  # decoupled requests whose final response is on its way
 
     async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -53,16 +78,27 @@ class SimulatedExecutor:
     async def execute(
         self, requests: Sequence[ExecuteRequest], timings: Timings
     ) -> Sequence[Outcome | None]:
-        size = sum(request.batch_size or 1 for request in requests)
-        ids = ",".join(request.request.id for request in requests)
-        self._trace.add("execute", self._name, size, ids)
-        seconds = self._latency(size)
-        await trio.sleep(seconds)
-        if self._crash is not None:
-            raise internal(f"model instance '{self._name}' has crashed")
-        timings.infer_ns = int(seconds * 1e9)
-        self._trace.add("executed", self._name, size, ids)
-        return [self._answer(request) for request in requests]
+        ran = Ran(
+            life=self._life,
+            instance=self.name,
+            names=tuple([request.request.id for request in requests]),
+            batch_size=sum([request.batch_size or 1 for request in requests]),
+            at=trio.current_time(),
+            order=self._ledger.next_order(),
+            is_warmup=requests[0].number < 0,
+        )
+        self._ledger.run(ran)
+        try:
+            if self.depth == 1:
+                return await self._execute(requests, timings, ran)
+            async with self._one_at_a_time:
+                return await self._execute(requests, timings, ran)
+        except BaseException:
+            self._note_failures(ran, [name not in self._finished for name in ran.names])
+            raise
+        finally:
+            ran.ended_at = trio.current_time()
+            self._trace.add("executed", self.name, ran.batch_size, ",".join(ran.names))
 
     def cancel(self, number: int) -> None:
         """A batch that runs is not interrupted, as in production."""
@@ -75,12 +111,50 @@ class SimulatedExecutor:
 
     def crash(self, error: BaseException) -> None:
         """Fault: the instance dies at this instant, whatever it is doing."""
-        self._trace.add("crash", self._name, 0, "")
+        self._trace.add("crash", self.name, 0, "")
+        self._life.end_now()
         self._crash = error
         self._stopped.set()
 
-    def _answer(self, request: ExecuteRequest) -> Outcome:
+    def lose_worker(self) -> None:
+        """Fault: what is being executed fails at this instant, and the instance goes on."""
+        self._trace.add("worker lost", self.name, 0, "")
+        self._lost.set()
+        self._lost = trio.Event()
+
+    async def _execute(
+        self, requests: Sequence[ExecuteRequest], timings: Timings, ran: Ran
+    ) -> Sequence[Outcome | None]:
+        self._trace.add("execute", self.name, ran.batch_size, ",".join(ran.names))
+        ran.began_at = trio.current_time()
+        seconds = self._latency(ran.batch_size) * self.slowness
+        with trio.move_on_after(seconds):
+            await self._lost.wait()
+            raise unavailable(f"Stub process '{self.name}' is not healthy.")
+        outcomes = [await self._answer(request) for request in requests]
+        timings.infer_ns = int(seconds * 1e9)
+        self._note_failures(ran, [isinstance(outcome, ServerError) for outcome in outcomes])
+        return outcomes
+
+    @staticmethod
+    def _note_failures(ran: Ran, failed: Sequence[bool]) -> None:
+        ran.failures = sum(failed)
+        if ran.failures:
+            ran.failed = frozenset(name for name, has in zip(ran.names, failed, strict=True) if has)
+
+    async def _answer(self, request: ExecuteRequest) -> Outcome | None:
         try:
-            return self._behaviour(request)
+            if self._responses is None:
+                return self._behaviour(request)
+            responses = self._responses(request)
         except ServerError as error:
             return error
+        sender: _Sender = request.sender  # type: ignore[assignment]  # an instance's can deliver
+        for pause, outcome in responses:
+            await trio.sleep(pause)
+            if sender.is_cancelled():
+                break
+            await sender.deliver(outcome, False)
+        await sender.deliver(None, True)
+        self._finished.add(request.request.id)
+        return None

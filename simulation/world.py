@@ -1,68 +1,125 @@
 """A whole server in virtual time: the production wiring with other ports.
 
 `World` holds simulated models, runs a scenario against them under a seeded scheduler and a clock
-that leaps to the next deadline, and keeps a trace. No socket, no thread and no file is touched, so
-a run is a function of its seed.
+that leaps to the next deadline, and keeps a trace and a ledger, which it has checked at the end. No
+socket and no thread is touched, so a run is a function of its seed.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random  # noqa: TID251  # only the type; simulation.seeding makes the one
+from typing import Final
 
 import numpy as np
 import trio
 import trio.testing
 
+from actors import version_wiring
 from actors.bls import InstanceServices
 from actors.executor import Executor
 from actors.local_calls import infer
 from actors.options import ServerOptions
+from actors.policy.limiting import declared_resource
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor
 from repo.backends.base import InstanceContext
 from repo.instance_groups import DeviceTable
+from repo.model_config import (
+    ModelConfig,
+    batching_settings,
+    copy_config,
+    is_decoupled,
+    parameter,
+    scheduling_choice,
+)
 from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
-from simulation.executor import Behaviour, Latency, SimulatedExecutor, echo
+from simulation.checkers import complaints
+from simulation.clients import REPLY_WINDOW, Client
+from simulation.executor import Behaviour, Latency, Responses, SimulatedExecutor, echo
+from simulation.ledger import Ledger, Life
+from simulation.leftovers import open_doors, remembered_mailboxes
 from simulation.seeding import seeded_scheduler
 from simulation.traces import Trace
 
-# The simulated day begins at the epoch: durations matter, dates do not.
-_NOON_MS = 0
+# A run that has reached this instant waits for something that will never happen. No scenario lasts
+# that long, and the clock gets there at once.
+STUCK_AT_SECONDS: Final = 1e7
+# Different configurations that stay prepared: those of a test module or of many random worlds.
+_PREPARED_MODELS: Final = 4096
+
+
+class Violation(AssertionError):  # a fact, as a test's reader sees it
+    """A promise was broken in a run; the text lists every complaint."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """A model that computes nothing: its configuration, how long it takes, what it answers."""
+    """A model that computes nothing: its configuration, how long it takes, what it answers.
+
+    `directory` is only for models whose files matter. `responses` is for decoupled ones.
+    """
 
     config: str
     latency: Latency = lambda _: 0.0
     behaviour: Behaviour = echo
     depth: int = 1
+    directory: Path | None = None
+    responses: Responses | None = None
+
+
+@functools.lru_cache(maxsize=_PREPARED_MODELS)
+def _prepared(name: str, text: str, directory: Path) -> ModelDescription:
+    config = parse_config(text, f"{name}/config.pbtxt")
+    files = ModelFiles(directory, subdirectories=("1",))
+    return prepare(config, files, devices=DeviceTable(), complete=None)
 
 
 class _Source:
-    """The simulated repository."""
+    """The simulated repository. Every load gets a configuration object of its own."""
 
     def __init__(self, models: Mapping[str, SimulatedModel]) -> None:
         self._models = models
+        self._loaded: set[str] = set()
 
     async def names(self) -> Mapping[str, str]:
         return dict.fromkeys(self._models, "")
 
     async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
-        config = parse_config(self._models[name].config, f"{name}/config.pbtxt")
-        files = ModelFiles(Path(name), subdirectories=("1",))
-        return prepare(config, files, devices=DeviceTable(), complete=None)
+        model = self._models[name]
+        description = _prepared(name, model.config, model.directory or Path(name))
+        if name in self._loaded:
+            return replace(description, config=copy_config(description.config))
+        self._loaded.add(name)
+        return description
 
 
 class _WallClock:
+    """The simulated day begins at the epoch: durations matter, dates do not."""
+
     def now_ms(self) -> int:
-        return _NOON_MS + int(trio.current_time() * 1e3)
+        return int(trio.current_time() * 1e3)
+
+
+class _ErrorLog(logging.Handler):
+    """Keeps what is logged at ERROR and above and was not expected."""
+
+    def __init__(self, expected: Sequence[str], unexpected: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._expected = expected
+        self._unexpected = unexpected
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if not any(words in text for words in self._expected):
+            self._unexpected.append(text)
 
 
 def zeros(
@@ -82,24 +139,82 @@ Scenario = Callable[["World"], Awaitable[None]]
 
 
 class World:
-    """Models, a trace, and the means to ask for inferences."""
+    """Models, clients, a ledger, and the means to ask for inferences.
+
+    `expected_errors` are parts of the log lines at ERROR that the scenario provokes; any other one
+    fails the run. `submit_door` makes doors narrower than in production.
+    """
 
     def __init__(
-        self, models: Mapping[str, SimulatedModel], *, options: ServerOptions | None = None
+        self,
+        models: Mapping[str, SimulatedModel],
+        *,
+        options: ServerOptions | None = None,
+        expected_errors: Sequence[str] = (),
+        submit_door: int | None = None,
     ) -> None:
         self._models = models
         self._options = options or ServerOptions(model_repository=("simulated",))
+        self._expected_errors = expected_errors
+        self._submit_door = submit_door
         self.trace = Trace()
+        self.ledger = Ledger()
+        self.ledger.is_limited = self._options.rate_limit != "off"
+        for argument in self._options.rate_limit_resource:
+            declared = declared_resource(argument)
+            self.ledger.declared[declared.name] = declared.count
         self.executors: dict[str, SimulatedExecutor] = {}
         self.services: dict[str, InstanceServices] = {}
+        self.clock = trio.testing.MockClock(autojump_threshold=0)
+        self._lives: dict[int, Life] = {}  # by identity of the configuration object
+        self._clients: list[Client] = []
+        self._configs: list[ModelConfig] = []  # kept, so that identities stay unique
         self.random: Random
         self.core: Core
+        self._nursery: trio.Nursery
+        self._answered = trio.Event()
+        self._stock_taking = trio.CancelScope()
 
     def run(self, scenario: Scenario, *, seed: int = 0) -> Trace:
-        """Load the models, run `scenario`, drain, and return what happened."""
-        with seeded_scheduler(seed) as self.random:
-            trio.run(self._run, scenario, clock=trio.testing.MockClock(autojump_threshold=0))
+        """Load the models, run `scenario`, drain, and return what happened.
+
+        Raises Violation when a promise was broken, and whatever the scenario raises.
+        """
+        log = logging.getLogger()
+        errors = _ErrorLog(self._expected_errors, self.ledger.logged)
+        log.addHandler(errors)
+        try:
+            with (
+                _narrow_doors(self._submit_door),
+                remembered_mailboxes() as mailboxes,
+                seeded_scheduler(seed) as self.random,
+            ):
+                trio.run(self._run, scenario, clock=self.clock)
+            self.ledger.leftovers = open_doors(mailboxes)
+        finally:
+            log.removeHandler(errors)
+        found = list(complaints(self.ledger))
+        if found:
+            raise Violation("\n".join(found))
         return self.trace
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def client(self, name: str = "client", *, window: int = REPLY_WINDOW) -> Client:
+        """A new client, reading."""
+        client = Client(self, name, window=window)
+        self._clients.append(client)
+        self._nursery.start_soon(client.run)
+        return client
+
+    async def all_answered(self) -> None:
+        """Wait until no client that is still there has an open request."""
+        while any(client.open_count for client in self._clients):
+            self._answered = trio.Event()
+            await self._answered.wait()
+
+    def somebody_was_answered(self) -> None:
+        self._answered.set()
 
     async def infer(
         self,
@@ -112,13 +227,29 @@ class World:
         timeout_us: int = 0,
         deadline_at: float = math.inf,
     ) -> InferResponse:
-        """One inference with a FP32 tensor INPUT of shape [batch, *dims]. Raises ServerError."""
+        """One inference as an embedder makes it, with INPUT of [batch, *dims]. Raises ServerError.
+
+        It shows in the trace, but not in the ledger.
+        """
         request = zeros(model, (batch, *dims), id=id, priority=priority, timeout_us=timeout_us)
         return await self.ask(request, deadline_at=deadline_at)
 
     async def ask(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
-        """Any inference. Raises ServerError."""
+        """Any inference, as `infer` makes it."""
+        self.ledger.outsiders += 1  # also if it is never executed
         return await infer(self.core.calls, request, deadline_at=deadline_at)
+
+    # --- for clients, executors and faults -------------------------------------------------------
+
+    def start_soon(self, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """A task that ends with the scenario at the latest."""
+        self._nursery.start_soon(run, *arguments)
+
+    def life_of_config(self, config: ModelConfig) -> Life:
+        """The version that was loaded with this very configuration object."""
+        return self._lives[id(config)]
+
+    # --- the run ---------------------------------------------------------------------------------
 
     async def _run(self, scenario: Scenario) -> None:
         ports = Ports(
@@ -127,10 +258,36 @@ class World:
             wall_clock=_WallClock(),
         )
         self.core = wire_core(self._options, ports, server_version="simulated")
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.core.run)
-            await scenario(self)
-            self.core.repository.drain()
+        with trio.move_on_at(STUCK_AT_SECONDS) as limit:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._run_core)
+                async with trio.open_nursery() as self._nursery:
+                    await scenario(self)
+                    await self.all_answered()
+                    await self._take_stock()
+                    self._nursery.cancel_scope.cancel()
+                self.core.repository.drain()
+        if limit.cancelled_caught:
+            waiting = [asked.name for asked in self.ledger.asked.values() if asked.final is None]
+            self.ledger.problems.append(f"the run got stuck; without an answer: {waiting}")
+
+    async def _run_core(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await self.core.run(task_status=task_status)
+        self._stock_taking.cancel()  # a scenario that ended the server itself leaves nobody to ask
+
+    async def _take_stock(self) -> None:
+        """Note what must hold once everybody has been answered, while everything still runs."""
+        with self._stock_taking:
+            # What was asked by somebody who has left may still be executing.
+            while self.ledger.is_busy():  # noqa: ASYNC110  # a virtual second costs nothing
+                await trio.sleep(1.0)
+            # One more round of the event loop at this instant: replies are sent before grants.
+            await trio.testing.wait_all_tasks_blocked()
+            self.ledger.counters = await self.core.reader.read()
+            for serving in self.core.index.value.serving():
+                self.ledger.pending[serving.name] = serving.pending()
 
     def _make_executor_with(self, context: InstanceContext, services: InstanceServices) -> Executor:
         self.services[context.instance_name] = services
@@ -138,12 +295,51 @@ class World:
 
     def _make_executor(self, context: InstanceContext) -> Executor:
         model = self._models[context.model_name]
+        life = self._lives.get(id(context.config)) or self._begin_life(context.config)
         executor = SimulatedExecutor(
             context,
             latency=model.latency,
             behaviour=model.behaviour,
+            responses=model.responses,
             trace=self.trace,
+            ledger=self.ledger,
+            life=life,
             depth=model.depth,
         )
         self.executors[context.instance_name] = executor
         return executor
+
+    def _begin_life(self, config: ModelConfig) -> Life:
+        earlier = [life for life in self.ledger.lives if life.model == config.name]
+        description = _prepared_as(self._models[config.name], config.name)
+        life = Life(
+            model=config.name,
+            generation=len(earlier),
+            batching=batching_settings(config),
+            is_dynamic=scheduling_choice(config) == "dynamic_batching",
+            is_decoupled=is_decoupled(config),
+            is_cached=config.response_cache.enable and self._options.cache_bytes is not None,
+            batches=config.max_batch_size > 0,
+            instances=description.instances,
+            has_strategy=parameter(config, "TRITON_BATCH_STRATEGY_PATH") is not None,
+        )
+        self._configs.append(config)
+        self._lives[id(config)] = life
+        self.ledger.lives.append(life)
+        return life
+
+
+def _prepared_as(model: SimulatedModel, name: str) -> ModelDescription:
+    return _prepared(name, model.config, model.directory or Path(name))
+
+
+@contextmanager
+def _narrow_doors(capacity: int | None) -> Iterator[None]:
+    """Production's own number is a constant; back-pressure is met more often behind less of it."""
+    usual = version_wiring.SUBMIT_DOOR
+    if capacity is not None:
+        setattr(version_wiring, "SUBMIT_DOOR", capacity)  # noqa: B010  # declared Final
+    try:
+        yield
+    finally:
+        setattr(version_wiring, "SUBMIT_DOOR", usual)  # noqa: B010  # declared Final

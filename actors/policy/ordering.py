@@ -70,6 +70,13 @@ class Resequencer(Generic[ResponseT]):
                 return
             del self._slots[ticket_id]
 
+    def give_up(self) -> list[ResponseT]:
+        """Close every slot, and return what they held, in order."""
+        held = [response for slot in self._slots.values() for response in slot.held]
+        self._slots.clear()
+        self._held = 0
+        return held
+
     @property
     def open_slots(self) -> int:
         """How many dispatched requests have not completed, or wait for one that has not."""

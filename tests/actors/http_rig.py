@@ -27,7 +27,7 @@ from protocol.v2_json_response import InferEncoder
 from repo.backends.base import InstanceContext
 from repo.model_config import is_decoupled
 from simulation.world import SimulatedModel, World
-from tests.actors.grpc_rig import Repeater
+from tests.actors.grpc_rig import ANY, Repeater
 
 MAX_INPUT: Final = 1 << 20
 
@@ -154,7 +154,7 @@ class HttpWorld(World):
         options: ServerOptions | None = None,
         load_report: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(models, options=options)
+        super().__init__(models, options=options, expected_errors=ANY)
         self.repeaters: dict[str, Repeater] = {}
         self.connections: list[HttpConnection] = []  # those that run
         self._limits = limits or HttpLimits()

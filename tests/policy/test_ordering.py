@@ -63,3 +63,15 @@ def test_an_answer_after_the_final_one_is_a_defect() -> None:
         order.offer(2, "again", final=True)
     with pytest.raises(AssertionError, match="dispatched once"):
         order.reserve(1)
+
+
+def test_giving_up_hands_back_what_was_held_in_order() -> None:
+    order: Resequencer[str] = Resequencer()
+    for number in range(3):
+        order.reserve(number)
+    assert order.offer(2, "c", final=True) == []
+    assert order.offer(1, "b1", final=False) == []
+    assert order.offer(1, "b2", final=True) == []
+    assert order.give_up() == ["b1", "b2", "c"]
+    assert order.open_slots == 0
+    assert order.held == 0

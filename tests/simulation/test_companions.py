@@ -95,7 +95,8 @@ def test_resources_that_can_never_be_had_fail_the_load() -> None:
         assert "limited to 3" in str(row["reason"])
         assert "the minimum required count is 4" in str(row["reason"])
 
-    World({"a": SimulatedModel(limited("r", 4))}, options=options).run(scenario)
+    models = {"a": SimulatedModel(limited("r", 4))}
+    World(models, options=options, expected_errors=("limited to 3",)).run(scenario)
 
 
 def test_a_request_can_ask_why_it_waited() -> None:
@@ -157,7 +158,8 @@ def test_a_warm_up_that_fails_fails_the_load() -> None:
         assert "failed to run warmup sample 'w': no such weights; " in str(row["reason"])
 
     options = ServerOptions(model_repository=("simulated",), exit_on_error=False)
-    World({"m": SimulatedModel(WARM, behaviour=broken)}, options=options).run(scenario)
+    models = {"m": SimulatedModel(WARM, behaviour=broken)}
+    World(models, options=options, expected_errors=("no such weights",)).run(scenario)
 
 
 STRATEGY = """

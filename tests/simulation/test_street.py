@@ -132,13 +132,15 @@ def test_shutdown_finishes_what_was_accepted_and_refuses_the_rest() -> None:
             world.core.repository.drain()
             await settle()
             assert not failures
-            replies: Door[Reply] = Mailbox().door(1)
+            mailbox = Mailbox()
+            replies: Door[Reply] = mailbox.door(1)
             late = world.core.calls.prepare(serving, zeros("m", (1, 1)), replies)
             late.door.send_nowait(late.submit)
             await settle()
             (reply,) = replies.drain()
             assert isinstance(reply.outcome, ServerError)
             assert "has stopped accepting new inference requests" in reply.outcome.message
+            mailbox.close()
 
     trace = World({"m": model(PLAIN)}).run(scenario)
 
@@ -189,7 +191,8 @@ def test_a_crashed_instance_answers_everyone_and_other_models_live_on() -> None:
         assert "the device fell off the bus" in str(row["reason"])
         await world.infer("other")
 
-    World({"m": model(PLAIN), "other": model(PLAIN)}).run(scenario)
+    models = {"m": model(PLAIN), "other": model(PLAIN)}
+    World(models, expected_errors=("model 'm' version 1 crashed",)).run(scenario)
 
 
 def test_whoever_asks_after_its_answer_finds_itself_counted() -> None:
