@@ -21,12 +21,11 @@ T = TypeVar("T")
 class Mailbox:
     """The receiving side: wait for the bell, then drain the doors."""
 
-    __slots__ = ("_bell", "_doors", "_ring", "_rung")
+    __slots__ = ("_doors", "_owner", "_rung")
 
     def __init__(self) -> None:
-        # Capacity 1: a bell that already rings needs no second ring.
-        self._ring, self._bell = trio.open_memory_channel[None](1)
-        self._rung = False
+        self._rung = False  # a bell that already rings needs no second ring
+        self._owner: trio.lowlevel.Task | None = None  # while it waits
         self._doors: dict[object, Door[object]] = {}
 
     def door(self, capacity: int, *, quiet: bool = False) -> Door[T]:
@@ -48,17 +47,28 @@ class Mailbox:
         """Wake the owner, whether or not there is a message."""
         if not self._rung:
             self._rung = True
-            self._ring.send_nowait(None)
+            if self._owner is not None:
+                trio.lowlevel.reschedule(self._owner)
+                self._owner = None
 
     async def wait(self) -> None:
         """Return once a door has rung since the last call; the owner drains its doors next."""
-        await self._bell.receive()
+        assert self._owner is None, "a mailbox belongs to one task"
+        if self._rung:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._owner = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         self._rung = False
 
     @property
     def doors(self) -> Iterable[Door[object]]:
         """Every door that was made and not removed."""
         return self._doors.values()
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._owner = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def close(self) -> None:
         """Stop receiving: whoever sends from now on gets `trio.BrokenResourceError`."""
@@ -78,6 +88,10 @@ class Door(Generic[T]):
         self._high_water = capacity // 2 if quiet else 0
         self._waiting = 0
         self._owed: list[T] = []  # one or none, as a rule
+
+    def hush(self, hushed: bool) -> None:
+        """Whether messages shall wait until something else wakes the owner, who alone says so."""
+        self._high_water = self.capacity if hushed else 0
 
     def send_nowait(self, message: T) -> None:
         """Put a message in. Raises `trio.WouldBlock` when full, BrokenResourceError when closed."""

@@ -45,10 +45,11 @@ class ServingVersion:
     default_level: int
     pending: Callable[[], int]  # requests accepted and not yet executing
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
+    # A field, because every response asks for it and a configuration answers slowly.
+    has_batch_dimension: bool = field(init=False)
 
-    @property
-    def has_batch_dimension(self) -> bool:
-        return self.config.max_batch_size > 0
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_batch_dimension", self.config.max_batch_size > 0)
 
     def level_of(self, priority: int) -> int:
         """A request's priority as a level of this model; 0 and unknown ones mean the default."""

@@ -156,6 +156,9 @@ class Scheduler:
                     log.error("%s", text)
         if self._limiter is not None:
             self._balance(self._limiter)
+        else:
+            # Without a request there is nothing that a grant could be used for.
+            self._grants.hush(self.pending() == 0)
         self._tell_statistics()
 
     def _balance(self, limiter: LimiterSeat) -> None:

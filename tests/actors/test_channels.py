@@ -130,3 +130,34 @@ async def test_a_door_can_close_before_its_mailbox() -> None:
     mailbox.close()
     with pytest.raises(trio.BrokenResourceError):
         other.send_nowait(3)
+
+
+async def test_a_hushed_door_lets_its_owner_sleep() -> None:
+    mailbox = Mailbox()
+    hushed: Door[int] = mailbox.door(2)
+    loud: Door[int] = mailbox.door(2)
+    hushed.hush(True)
+    hushed.send_nowait(1)
+    hushed.send_nowait(2)
+    with trio.move_on_after(0) as scope:
+        await mailbox.wait()
+    assert scope.cancelled_caught
+    loud.send_nowait(3)
+    await mailbox.wait()
+    assert [*hushed.drain(), *loud.drain()] == [1, 2, 3]
+    hushed.hush(False)
+    hushed.send_nowait(4)
+    await mailbox.wait()
+    assert list(hushed.drain()) == [4]
+
+
+async def test_a_ring_survives_the_cancelling_of_a_wait() -> None:
+    mailbox = Mailbox()
+    with trio.move_on_after(0):
+        await mailbox.wait()
+    mailbox.ring()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await mailbox.wait()
+    assert scope.cancelled_caught
+    await mailbox.wait()
