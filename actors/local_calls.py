@@ -62,7 +62,11 @@ async def open_call(
     serving = calls.index.value.find(request.model_name, request.model_version)
     mailbox = Mailbox()
     replies: Door[Reply] = mailbox.door(RESPONSE_WINDOW)
-    ticketed = calls.prepare(serving, request, replies, deadline_at=deadline_at)
+    try:
+        ticketed = calls.prepare(serving, request, replies, deadline_at=deadline_at)
+    except ServerError:
+        mailbox.close()
+        raise
     call = LocalCall(mailbox, replies)
     try:
         try:

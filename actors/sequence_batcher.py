@@ -229,16 +229,19 @@ class SequenceBatcher:
         padding = None
         if self._pads and len(submits) < action.size:
             padding = self._inputs.padding(_submit(action.places[0].ticket).request)
-        # The grant is the credit: the instance's channel has room for every grant it gave.
-        self._execute[action.instance].send_nowait(
-            ExecuteSequences(
-                submits,
-                action.size,
-                action.closed_by,
-                slots=[place.slot for place in action.places],
-                padding=padding,
-            )
+        batch = ExecuteSequences(
+            submits,
+            action.size,
+            action.closed_by,
+            slots=[place.slot for place in action.places],
+            padding=padding,
         )
+        try:
+            # The grant is the credit: the instance's channel has room for every grant it gave.
+            self._execute[action.instance].send_nowait(batch)
+        except trio.BrokenResourceError:
+            # It has crashed in this very instant, and its model with it.
+            self._instances[action.instance].refuse(batch)
 
     def _enter(self, ordering: OrderingSeat, action: DispatchSlots) -> None:
         """Reserve the places of requests that have none yet in the order of replies."""

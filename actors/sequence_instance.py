@@ -52,7 +52,7 @@ class _SlotResponder(Responder):
             return
         await super().deliver(outcome, final)
 
-    def deliver_nowait(self, outcome: Outcome) -> None:
+    def deliver_nowait(self, outcome: Outcome | None) -> None:
         if isinstance(outcome, Rescheduled) and self._reschedules:
             if not outcome.is_late:
                 self._come_back(outcome)

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from actors.channels import Door, Mailbox
-from actors.messages import Control, Execute, Grant, Released, Submit
+from actors.messages import Control, Execute, Grant, Released
 from actors.model_version import VersionActors
 from actors.policy.sequencing import sequence_policy
 from actors.sequence_batcher import SequenceBatcher
@@ -21,7 +21,6 @@ from actors.sequence_instance import SequenceInstance
 from actors.version_wiring import (
     CONTROL_DOOR,
     QUEUE_CEILING,
-    SUBMIT_DOOR,
     Front,
     OrderingWiring,
     VersionPorts,
@@ -29,6 +28,7 @@ from actors.version_wiring import (
     grants_out,
     seat_of,
     serving_version,
+    submit_doors,
 )
 from repo.implicit_state import StateKeeper, StatePlan
 from repo.model_config import sequence_settings
@@ -57,7 +57,7 @@ def wire_sequences(
     plan = StatePlan.load(config, description.directory)
     mailbox = Mailbox()
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
-    door: Door[Submit] = mailbox.door(SUBMIT_DOOR)
+    (door,) = submit_doors(mailbox, priority_levels=0)
     released: Door[Released] = mailbox.door(RELEASED_DOOR)
     seat = seat_of(ports, key, description)
     made = executors_of(description, version, settings, ports, seat)

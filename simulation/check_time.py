@@ -57,14 +57,14 @@ def instances_are_not_idle(ledger: Ledger) -> Iterator[str]:
     """While a request has waited for the whole queue delay, every instance of its model is busy.
 
     This finds lost grants and missed wake-ups. Under the rate limiter instances idle on purpose,
-    and before a cache a request may wait for an identical one.
+    before a cache a request may wait for an identical one, and in a sequence for its predecessor.
     """
     if ledger.is_limited:
         return
     idle = {id(life): _idle_times(ledger, life) for life in ledger.lives}
     for asked in ledger.asked.values():
         life = asked.life
-        if life is None or life.is_cached:
+        if life is None or life.is_cached or life.has_sequences:
             continue
         delay = life.batching.max_queue_delay_seconds if life.is_dynamic else 0.0
         late_at = ledger.due(asked.at + delay)

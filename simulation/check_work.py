@@ -19,14 +19,16 @@ def batches_fit(ledger: Ledger) -> Iterator[str]:
         life = ran.life
         if ran.batch_size > life.batching.max_batch_size:
             yield f"{ran.names} are {ran.batch_size} together, more than the maximum"
-        if not life.is_dynamic and len(ran.names) != 1 and not ran.is_warmup:
+        batches = life.is_dynamic or life.has_sequences or ran.is_warmup
+        if not batches and len(ran.names) != 1:
             yield f"{ran.names} were batched by the default scheduler"
         members = [ledger.asked[name] for name in ran.names if name in ledger.asked]
         if len({member.shape_key for member in members}) > 1:
             yield f"{ran.names} have different shapes"
         if len(members) == len(ran.names):
             size = sum(member.batch for member in members)
-            if size != ran.batch_size:
+            # A batch of sequences may be padded.
+            if size != ran.batch_size and not (life.has_sequences and size < ran.batch_size):
                 yield f"{ran.names} are {size} together, not {ran.batch_size}"
         if any(member.life is not life for member in members):
             yield f"{ran.names} ran in a version that they were not given to"

@@ -9,7 +9,7 @@ import trio
 
 from protocol.inference import InferResponse
 from protocol.status import ServerError, unavailable
-from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
+from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Rescheduled, Timings
 from simulation.ledger import Ledger, Life, Ran
 from simulation.traces import Trace
 
@@ -81,7 +81,7 @@ class SimulatedExecutor:
         ran = Ran(
             life=self._life,
             instance=self.name,
-            names=tuple([request.request.id for request in requests]),
+            names=tuple([request.request.id for request in requests if not request.is_null]),
             batch_size=sum([request.batch_size or 1 for request in requests]),
             at=trio.current_time(),
             order=self._ledger.next_order(),
@@ -133,7 +133,14 @@ class SimulatedExecutor:
             raise unavailable(f"Stub process '{self.name}' is not healthy.")
         outcomes = [await self._answer(request) for request in requests]
         timings.infer_ns = int(seconds * 1e9)
-        self._note_failures(ran, [isinstance(outcome, ServerError) for outcome in outcomes])
+        pairs = zip(requests, outcomes, strict=True)
+        asked = [outcome for request, outcome in pairs if not request.is_null]
+        back = [self._life.is_iterative and isinstance(one, Rescheduled) for one in asked]
+        ran.came_back = sum(back)
+        failed = [isinstance(one, ServerError) for one in asked]
+        self._note_failures(
+            ran, [error and not again for error, again in zip(failed, back, strict=True)]
+        )
         return outcomes
 
     @staticmethod

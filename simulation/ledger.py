@@ -44,6 +44,8 @@ class Life:
     batches: bool  # its tensors have a batch dimension
     instances: tuple[InstanceSpec, ...]
     has_strategy: bool = False
+    is_iterative: bool = False
+    has_sequences: bool = False
     told_to_end_at: float = math.inf  # drained, unloaded, replaced or crashed
 
     def end_now(self) -> None:
@@ -70,6 +72,7 @@ class Ran:
     is_warmup: bool = False
     failed: frozenset[str] = frozenset()  # the requests that it answered with an error
     failures: int = 0
+    came_back: int = 0  # requests of iterative sequences that want to run again
 
 
 @dataclass(slots=True, eq=False)
@@ -158,7 +161,7 @@ class Ledger:
             if asked is None:
                 self.outsiders += 1
                 continue
-            if asked.ran is not None:
+            if asked.ran is not None and not ran.life.is_iterative:
                 self.problems.append(f"{name} was executed twice")
             asked.ran = ran
 

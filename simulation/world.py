@@ -38,6 +38,7 @@ from repo.model_config import (
     is_decoupled,
     parameter,
     scheduling_choice,
+    sequence_settings,
 )
 from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
@@ -312,6 +313,7 @@ class World:
     def _begin_life(self, config: ModelConfig) -> Life:
         earlier = [life for life in self.ledger.lives if life.model == config.name]
         description = _prepared_as(self._models[config.name], config.name)
+        sequences = sequence_settings(config)
         life = Life(
             model=config.name,
             generation=len(earlier),
@@ -322,6 +324,8 @@ class World:
             batches=config.max_batch_size > 0,
             instances=description.instances,
             has_strategy=parameter(config, "TRITON_BATCH_STRATEGY_PATH") is not None,
+            has_sequences=sequences is not None,
+            is_iterative=sequences is not None and sequences.iterative,
         )
         self._configs.append(config)
         self._lives[id(config)] = life

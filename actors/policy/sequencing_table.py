@@ -259,8 +259,8 @@ class SlotTable:
 
     def abandon(self) -> list[SequenceTicket]:
         """Drop everything that waits, and hand it back in order of arrival."""
-        tickets = [one for one in self._waiting.values() if not one.is_answered]
-        for ticket in list(self._waiting.values()):
+        tickets = list(self._waiting.values())
+        for ticket in tickets:
             self._leave(ticket)
         for row in self.rows.values():
             for slot in row:
@@ -345,6 +345,7 @@ class SlotTable:
             self._refuse_all(sequence.backlog, SequenceRefusal.EXPIRED, actions)
             return
         actions.append(RefuseRequest(ticket, SequenceRefusal.DEADLINE))
+        del self._waiting[ticket.id]
         ticket.is_answered = ticket.is_cancelled = True
         ticket.deadline_at = math.inf
         self._deadlines.watch(ticket)  # its sequence may still expire
@@ -363,6 +364,6 @@ class SlotTable:
                 actions.append(RefuseRequest(ticket, cause))
 
     def _leave(self, ticket: SequenceTicket) -> None:
-        del self._waiting[ticket.id]
+        self._waiting.pop(ticket.id, None)  # gone already if it has been answered
         self._deadlines.forget(ticket)
         ticket.expires_at = math.inf

@@ -10,7 +10,7 @@ import trio.testing
 from protocol.inference import InferResponse
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import Rescheduled
-from tests.actors.process_rig import Client, model_spec, request, running
+from tests.actors.process_rig import Client, model_spec, plain, request, running
 
 PREFIX = "Failed to process the request(s) for model 'm_0_0', message: "
 REFUSED = "TritonModelException: Unable to send response. "
@@ -319,14 +319,19 @@ async def test_a_rescheduled_request_keeps_the_responses_it_had(tmp_path: Path) 
         if left:
             r.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
     """
-    client = Client()
     spec = model_spec(tmp_path, body, decoupled=1, reschedulable=1)
     async with running(spec) as rig:
         for left in (2, 1, 0):
+            client = Client()
             (outcome,) = await rig.outcomes(request([left], client))
             assert isinstance(outcome, Rescheduled) if left else outcome is None
-        await finished(client)
-    assert client.values() == [[2], [1], [0]]
+            await finished(client)
+            assert plain(client.arrived[0][0]) == [left]
+            if left:
+                # The word that it comes back is behind what it sent, not past it.
+                assert isinstance(outcome, Rescheduled)
+                assert outcome.is_late
+                assert isinstance(client.arrived[1][0], Rescheduled)
 
 
 async def test_late_responses_do_not_wait_for_execute_to_end(tmp_path: Path) -> None:

@@ -578,7 +578,8 @@ def test_a_crash_answers_everybody() -> None:
         assert len(failures) == 4
         assert {one.status for one in failures} <= {StatusCode.INTERNAL, StatusCode.UNAVAILABLE}
 
-    World({"m": SimulatedModel(config(max_batch=1), lambda _: 8.0, Accumulator())}).run(scenario)
+    models = {"m": SimulatedModel(config(max_batch=1), lambda _: 8.0, Accumulator())}
+    World(models, expected_errors=["crashed"]).run(scenario)
 
 
 def test_the_limiter_is_asked_for_the_instance_that_has_the_sequence() -> None:
