@@ -16,6 +16,9 @@ from repo.model_config import ModelConfig, copy_config
 
 ENSEMBLE_PLATFORM: Final = "ensemble"
 
+PYTHON_RUNTIME: Final = "model.py"
+"""The `runtime` that asks for the Python implementation of a backend which has two."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFormat:
@@ -124,7 +127,10 @@ def _fill_platform_and_filename(config: ModelConfig, first_version: Mapping[str,
     if not own:
         return
     filename_filled = config.backend in _FILENAME_FILLED or (
-        config.backend == "pytorch" and config.platform in {"", "torch_aoti"}
+        config.backend == "pytorch"
+        and config.platform in {"", "torch_aoti"}
+        # Such a model is a Python module beside its weights, and those are what model.pt holds.
+        and config.runtime != PYTHON_RUNTIME
     )
     if config.platform:
         chosen = next((one for one in own if one.platform == config.platform), own[0])

@@ -29,6 +29,7 @@ PYTHON: Final = "python"
 _NATIVE: Final = {
     "identity": "repo.backends.identity:IdentityBackend",
     "onnxruntime": "repo.backends.onnxruntime:OnnxRuntimeBackend",
+    "pytorch": "repo.backends.pytorch:PyTorchBackend",
     "repeat": "repo.backends.repeat:RepeatBackend",
     "square": "repo.backends.square:SquareBackend",
 }
