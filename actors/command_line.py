@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Final
 
 from actors.flags import FLAGS, BadOption, Flag
+from actors.metrics_settings import MetricsSettings
 from actors.options import ServerOptions, Value
 from protocol.restriction import RestrictedApis
 from protocol.v2_json_parameters import HeaderForwarding
@@ -103,6 +104,7 @@ def _cross_check(options: ServerOptions) -> None:
         RestrictedApis.parse(options.http_restricted_api)
         RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True)
         HostPolicies(options.host_policy)
+        MetricsSettings.parse(options.metrics_config)
         HeaderForwarding(options.http_header_forward_pattern)
         HeaderForwarding(options.grpc_header_forward_pattern)
     except ValueError as error:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actors.latencies import LatencyReading
+
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 
@@ -52,6 +54,7 @@ class VersionCounters:
     cache_miss: Duration = field(default_factory=Duration)
     failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_REASONS, 0))
     batches: dict[int, BatchCounters] = field(default_factory=dict)
+    latencies: LatencyReading | None = None  # only in answers, and only if they are measured
 
     def copy(self) -> VersionCounters:
         """A snapshot that later counting does not change."""

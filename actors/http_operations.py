@@ -22,10 +22,13 @@ from actors.http_exchanges import (
 )
 from actors.messages import Reply
 from actors.model_index import ServingVersion
+from actors.process_metrics import CustomMetrics
 from actors.shared_memory import SharedMemory
 from protocol import routes
 from protocol.datatypes import wire_name
 from protocol.generate import (
+    ORCA_FAMILY,
+    ORCA_LABEL,
     ORCA_REQUEST_HEADER,
     InputSpec,
     check_content_encoding,
@@ -34,6 +37,7 @@ from protocol.generate import (
 )
 from protocol.http1 import HttpRequest
 from protocol.http_compression import decode_body
+from protocol.metrics_text import Sample
 from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_response import InferEncoder, decoupled_over_http
@@ -43,6 +47,18 @@ T = TypeVar("T")
 
 LoadReport = Callable[[], Mapping[str, float]]
 """The samples of the metric family in which an LLM backend reports its cache, by their label."""
+
+
+def kv_cache_report(metrics: CustomMetrics) -> Mapping[str, float]:
+    """The load report out of the metrics that models make for themselves."""
+    for family in metrics.families():
+        if family.name == ORCA_FAMILY:
+            return {
+                sample.labels.get(ORCA_LABEL, ""): sample.value
+                for sample in family.samples
+                if isinstance(sample, Sample)
+            }
+    return {}
 
 
 class HttpOperations:

@@ -17,7 +17,15 @@ import trio
 
 from actors.channels import Door, Mailbox
 from actors.executor import Executor
-from actors.messages import BatchExecuted, Execute, Fact, Reply, Submit, VersionKey
+from actors.messages import (
+    BatchExecuted,
+    Execute,
+    Fact,
+    FirstResponded,
+    Reply,
+    Submit,
+    VersionKey,
+)
 from protocol.inference import InferResponse
 from protocol.status import ServerError, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
@@ -31,13 +39,33 @@ EXPLAIN: Final = "troupe_explain"
 WARMUP_WINDOW: Final = 64
 
 
+class FirstResponses:
+    """Tells Statistics when requests have the first of their responses."""
+
+    def __init__(self, key: VersionKey, statistics: Door[Fact]) -> None:
+        self._key = key
+        self._statistics = statistics
+
+    async def tell(self, submit: Submit) -> None:
+        seconds = trio.current_time() - submit.submitted_at
+        await self._statistics.send(FirstResponded(self._key, seconds))
+
+
 class Responder:
     """Gives the responses of one request to its caller; what a backend knows as its sender.
 
     It stays in its instance's table of requests in flight until the final response.
     """
 
-    __slots__ = ("_cancelled", "_finished", "_in_flight", "_submit", "_timings", "_token")
+    __slots__ = (
+        "_cancelled",
+        "_finished",
+        "_first",
+        "_in_flight",
+        "_submit",
+        "_timings",
+        "_token",
+    )
 
     def __init__(
         self,
@@ -45,11 +73,14 @@ class Responder:
         token: trio.lowlevel.TrioToken,
         in_flight: dict[int, Responder],
         timings: Timings,
+        *,
+        first: FirstResponses | None = None,
     ) -> None:
         self._submit = submit
         self._token = token
         self._in_flight = in_flight
         self._timings = timings  # of the execution, filled in until its end
+        self._first = first  # until a response has come on its own, not with its batch
         self._cancelled = False
         self._finished = False
 
@@ -70,6 +101,9 @@ class Responder:
         The final one does not wait, so that nothing can come between it and its caller.
         """
         assert not self._finished, "nothing follows the final response"
+        if self._first is not None and outcome is not None:
+            first, self._first = self._first, None
+            await first.tell(self._submit)
         if final:
             self.deliver_nowait(outcome)
             return
@@ -153,6 +187,7 @@ class Instance:
         self._carriers = carriers
         self._warmup = warmup
         self._statistics = statistics
+        self._first_responses = FirstResponses(key, statistics)
         self._in_flight: dict[int, Responder] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -276,7 +311,7 @@ class Instance:
         responders: list[Responder] = []
         requests: list[ExecuteRequest] = []
         for submit in batch.submits:
-            responder = Responder(submit, token, in_flight, timings)
+            responder = Responder(submit, token, in_flight, timings, first=self._first_responses)
             in_flight[submit.number] = responder
             responders.append(responder)
             requests.append(
@@ -295,6 +330,10 @@ class Instance:
         queued: list[float] = []
         lasted: list[float] = []
         failed: list[float] = []
+        first: list[float] | None = None
+        if None in outcomes:
+            pairs = zip(batch.submits, outcomes, strict=True)
+            first = [now - submit.submitted_at for submit, outcome in pairs if outcome is not None]
         inference_count = 0
         for submit, outcome in zip(batch.submits, outcomes, strict=True):
             if isinstance(outcome, ServerError):
@@ -304,7 +343,7 @@ class Instance:
                 lasted.append(now - submit.submitted_at)
                 inference_count += submit.batch_size or 1
         executed = BatchExecuted(
-            self._key, batch.batch_size, inference_count, queued, lasted, timings, failed
+            self._key, batch.batch_size, inference_count, queued, lasted, timings, failed, first
         )
         try:
             self._statistics.send_nowait(executed)

@@ -193,6 +193,16 @@ class BatchExecuted:
     total_seconds: Sequence[float]
     timings: Timings
     failed_seconds: Sequence[float]  # one entry per failed request
+    # One entry per request that had its first response now; None if all of them had.
+    first_response_seconds: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstResponded:
+    """A request whose responses come on their own had the first of them, so long after it came."""
+
+    key: VersionKey
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,6 +238,7 @@ class VersionLoaded:
 
     key: VersionKey
     load_seconds: float
+    first_response_buckets: Sequence[float] | None = None  # ms, ascending; None: the usual ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +257,7 @@ class GetStatistics:
 
 Fact = (
     BatchExecuted
+    | FirstResponded
     | RequestsRefused
     | CacheHit
     | CacheMissed

@@ -6,19 +6,21 @@ when a page is asked for. A version's series vanish with the version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from actors.channels import Watch
 from actors.counters import VersionCounters
 from actors.messages import VersionKey
+from actors.metrics_settings import MetricsSettings
 from actors.model_index import ModelIndex, ServingVersion
 from actors.options import ServerOptions
 from actors.process_metrics import CustomMetrics
 from actors.statistics import StatisticsReader
 from protocol.metrics_families import family
-from protocol.metrics_text import Family, Sample, render
+from protocol.metrics_text import Family, HistogramSample, Sample, SummarySample, render
 
 _NS_PER_US: Final = 1000
 
@@ -29,12 +31,49 @@ _COUNTERS: Final[Mapping[str, Callable[[VersionCounters], float]]] = {
     "nv_inference_exec_count": lambda counters: counters.execution_count,
     "nv_model_load_duration_secs": lambda counters: counters.load_seconds,
 }
-_LATENCIES: Final[Mapping[str, Callable[[VersionCounters], int]]] = {
-    "nv_inference_request_duration_us": lambda counters: counters.success.ns,
-    "nv_inference_queue_duration_us": lambda counters: counters.queue.ns,
-    "nv_inference_compute_input_duration_us": lambda counters: counters.compute_input.ns,
-    "nv_inference_compute_infer_duration_us": lambda counters: counters.compute_infer.ns,
-    "nv_inference_compute_output_duration_us": lambda counters: counters.compute_output.ns,
+_LATENCIES: Final[Mapping[str, Callable[[VersionCounters], float]]] = {
+    "nv_inference_request_duration_us": lambda counters: counters.success.ns // _NS_PER_US,
+    "nv_inference_queue_duration_us": lambda counters: counters.queue.ns // _NS_PER_US,
+    "nv_inference_compute_input_duration_us": lambda counters: (
+        counters.compute_input.ns // _NS_PER_US
+    ),
+    "nv_inference_compute_infer_duration_us": lambda counters: (
+        counters.compute_infer.ns // _NS_PER_US
+    ),
+    "nv_inference_compute_output_duration_us": lambda counters: (
+        counters.compute_output.ns // _NS_PER_US
+    ),
+}
+_CACHE_COUNTERS: Final[Mapping[str, Callable[[VersionCounters], float]]] = {
+    "nv_cache_num_hits_per_model": lambda counters: counters.cache_hit.count,
+    "nv_cache_num_misses_per_model": lambda counters: counters.cache_miss.count,
+    "nv_cache_hit_duration_per_model": lambda counters: counters.cache_hit.ns // _NS_PER_US,
+    "nv_cache_miss_duration_per_model": lambda counters: counters.cache_miss.ns // _NS_PER_US,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One model version on the page."""
+
+    labels: Mapping[str, str]
+    counters: VersionCounters
+    is_cached: bool
+
+
+def _always(_: _Row) -> bool:
+    return True
+
+
+# Family → its summary among the latencies, and which versions show it.
+_SUMMARIES: Final[Mapping[str, tuple[str, Callable[[_Row], bool]]]] = {
+    "nv_inference_request_summary_us": ("request", lambda row: not row.is_cached),
+    "nv_inference_queue_summary_us": ("queue", _always),
+    "nv_inference_compute_input_summary_us": ("compute_input", _always),
+    "nv_inference_compute_infer_summary_us": ("compute_infer", _always),
+    "nv_inference_compute_output_summary_us": ("compute_output", _always),
+    "nv_cache_hit_summary_per_model": ("cache_hit", lambda row: row.is_cached),
+    "nv_cache_miss_summary_per_model": ("cache_miss", lambda row: row.is_cached),
 }
 
 
@@ -97,59 +136,110 @@ class Metrics:
         self._statistics = statistics
         self._index = index
         self._options = options
+        self._settings = MetricsSettings.parse(options.metrics_config)
         self._processor = processor
         self._custom = custom
 
     async def page(self) -> str:
         """The whole page, in Prometheus' text format."""
-        counters = await self._statistics.read()
-        families = _inference_families(counters, self._index.value)
+        rows = self._rows(await self._statistics.read())
+        families = self._counters(rows) + _latencies(rows)
+        families.append(self._pending())
         if self._options.allow_cpu_metrics:
             families += self._processor.families()
         return render(families + self._custom.families())
 
+    def _rows(self, counters: Mapping[VersionKey, VersionCounters]) -> list[_Row]:
+        index = self._index.value
+        return [
+            _Row(
+                _labels(key, index),
+                counters[key],
+                is_cached=self._options.cache_bytes is not None and _wants_cache(key, index),
+            )
+            for key in sorted(counters)
+        ]
 
-def _inference_families(
-    counters: Mapping[VersionKey, VersionCounters], index: ModelIndex
-) -> list[Family]:
-    rows = [(_labels(key, index), counters[key]) for key in sorted(counters)]
-    families = [
-        family(name, [Sample(value(row), labels) for labels, row in rows])
-        for name, value in _COUNTERS.items()
-    ]
-    families += [
-        family(name, [Sample(ns(row) // _NS_PER_US, labels) for labels, row in rows])
-        for name, ns in _LATENCIES.items()
-    ]
-    families.append(
-        family(
-            "nv_inference_request_failure",
-            [
-                Sample(count, {**labels, "reason": reason})
-                for labels, row in rows
-                for reason, count in row.failures.items()
-            ],
+    def _counters(self, rows: Sequence[_Row]) -> list[Family]:
+        families = [
+            family(name, [Sample(value(row.counters), row.labels) for row in rows])
+            for name, value in _COUNTERS.items()
+        ]
+        families.append(
+            family(
+                "nv_inference_request_failure",
+                [
+                    Sample(count, {**row.labels, "reason": reason})
+                    for row in rows
+                    for reason, count in row.counters.failures.items()
+                ],
+            )
         )
-    )
-    families.append(
-        family(
+        if self._settings.counter_latencies:
+            families += [
+                family(name, [Sample(value(row.counters), row.labels) for row in rows])
+                for name, value in _LATENCIES.items()
+            ]
+            cached = [row for row in rows if row.is_cached]
+            families += [
+                family(name, [Sample(value(row.counters), row.labels) for row in cached])
+                for name, value in _CACHE_COUNTERS.items()
+            ]
+        return families
+
+    def _pending(self) -> Family:
+        index = self._index.value
+        return family(
             "nv_inference_pending_request_count",
             [
                 Sample(serving.pending(), _labels((serving.name, serving.version), index))
                 for serving in index.serving()
             ],
         )
-    )
+
+
+def _latencies(rows: Sequence[_Row]) -> list[Family]:
+    """Histograms and summaries, for as far as they are measured."""
+    histograms = [
+        HistogramSample(first.bounds, first.counts, first.total, row.labels)
+        for row in rows
+        if row.counters.latencies is not None
+        and (first := row.counters.latencies.first_response) is not None
+    ]
+    families = [family("nv_inference_first_response_histogram_ms", histograms)]
+    for name, (key, is_shown) in _SUMMARIES.items():
+        readings = [
+            (row.labels, row.counters.latencies.summaries[key])
+            for row in rows
+            if row.counters.latencies is not None
+            and key in row.counters.latencies.summaries
+            and is_shown(row)
+        ]
+        samples = [
+            SummarySample(reading.quantiles, reading.count, reading.total, labels)
+            for labels, reading in readings
+        ]
+        families.append(family(name, samples))
     return families
+
+
+def _serving(key: VersionKey, index: ModelIndex) -> ServingVersion | None:
+    name, version = key
+    entry = index.models.get(name)
+    row = entry.versions.get(version) if entry else None
+    return row.serving if row else None
+
+
+def _wants_cache(key: VersionKey, index: ModelIndex) -> bool:
+    serving = _serving(key, index)
+    return serving is not None and serving.config.response_cache.enable
 
 
 def _labels(key: VersionKey, index: ModelIndex) -> dict[str, str]:
     """Model, version, and the tags that the model's configuration adds."""
     name, version = key
     labels = {"model": name, "version": str(version)}
-    entry = index.models.get(name)
-    row = entry.versions.get(version) if entry else None
-    serving: ServingVersion | None = row.serving if row else None
+    serving = _serving(key, index)
     if serving is not None:
         labels |= {f"_{tag}": value for tag, value in serving.config.metric_tags.items()}
     return labels

@@ -21,6 +21,7 @@ from actors.model_index import ModelEntry, VersionEntry, VersionState
 from actors.model_version import VersionActors
 from actors.options import ServerOptions
 from protocol.status import ServerError, internal, invalid_arg
+from repo.metric_controls import first_response_buckets
 from repo.preparation import ModelDescription
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,9 @@ class RunningVersions:
                     error = caught
                     log.error("failed to load '%s' version %s: %s", key[0], version, caught)
                     continue
-                loaded = VersionLoaded(key, trio.current_time() - began_at)
+                load_seconds = trio.current_time() - began_at
+                buckets = first_response_buckets(description.config)
+                loaded = VersionLoaded(key, load_seconds, buckets)
                 await self._statistics.send(loaded)
                 return running
         return error

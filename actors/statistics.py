@@ -14,19 +14,24 @@ import trio
 
 from actors.channels import Door, Mailbox
 from actors.counters import BatchCounters, VersionCounters
+from actors.latencies import VersionLatencies
 from actors.messages import (
     BatchExecuted,
     CacheHit,
     CacheMissed,
     Fact,
+    FirstResponded,
     GetStatistics,
     RequestsRefused,
     VersionKey,
     VersionLoaded,
     VersionUnloaded,
 )
+from actors.metrics_settings import MetricsSettings
+from protocol.metrics_families import FIRST_RESPONSE_BUCKETS_MS
 
 _NS = 1_000_000_000
+_DEFAULTS = MetricsSettings()
 
 
 class WallClock(Protocol):
@@ -39,11 +44,21 @@ class WallClock(Protocol):
 class Statistics:
     """The actor: one quiet door in, snapshots out."""
 
-    def __init__(self, *, mailbox: Mailbox, facts: Door[Fact], wall_clock: WallClock) -> None:
+    def __init__(
+        self,
+        *,
+        mailbox: Mailbox,
+        facts: Door[Fact],
+        wall_clock: WallClock,
+        settings: MetricsSettings = _DEFAULTS,
+    ) -> None:
         self._mailbox = mailbox
         self._facts = facts
         self._wall_clock = wall_clock
+        self._settings = settings
         self._versions: dict[VersionKey, VersionCounters] = {}
+        # Of the versions above that are loaded; none unless the operator wants them.
+        self._latencies: dict[VersionKey, VersionLatencies] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Count until cancelled."""
@@ -53,6 +68,8 @@ class Statistics:
                 await self._mailbox.wait()
                 for fact in self._facts.drain():
                     self._take(fact)
+                    if self._latencies:
+                        self._time(fact, trio.current_time())
         finally:
             self._mailbox.close()
 
@@ -84,15 +101,67 @@ class Statistics:
                 if loaded is None or loaded.load_seconds:
                     loaded = self._versions[fact.key] = VersionCounters()
                 loaded.load_seconds = fact.load_seconds
+                self._begin_timing(fact)
             case VersionUnloaded():
                 self._versions.pop(fact.key, None)
+                self._latencies.pop(fact.key, None)
             case GetStatistics():
                 # Room for the one answer is part of the question.
-                fact.reply.send_nowait(
-                    {key: counters.copy() for key, counters in self._versions.items()}
-                )
+                fact.reply.send_nowait(self._read(trio.current_time()))
+            case FirstResponded():
+                return
             case _:
                 assert_never(fact)
+
+    def _begin_timing(self, fact: VersionLoaded) -> None:
+        settings = self._settings
+        if not (settings.histogram_latencies or settings.summary_latencies):
+            return
+        buckets = fact.first_response_buckets or FIRST_RESPONSE_BUCKETS_MS
+        self._latencies[fact.key] = VersionLatencies(
+            buckets_ms=buckets if settings.histogram_latencies else None,
+            summaries=settings.summary_latencies,
+        )
+
+    def _time(self, fact: Fact, now: float) -> None:
+        """How long it took, beside how often."""
+        if isinstance(fact, VersionLoaded | VersionUnloaded | RequestsRefused | GetStatistics):
+            return
+        latencies = self._latencies.get(fact.key)
+        if latencies is None:
+            return  # a warm-up, or a straggler
+        match fact:
+            case BatchExecuted():
+                _time_execution(latencies, fact, now)
+            case FirstResponded():
+                latencies.responded([fact.seconds])
+            case CacheHit():
+                latencies.responded([fact.total_seconds])
+                latencies.took("request", [fact.total_seconds], now)
+                latencies.took("queue", [fact.queue_seconds], now)
+                latencies.took("cache_hit", [fact.lookup_seconds], now)
+            case CacheMissed():
+                latencies.took("cache_miss", [fact.seconds], now)
+            case _:
+                assert_never(fact)
+
+    def _read(self, now: float) -> Mapping[VersionKey, VersionCounters]:
+        found = {key: counters.copy() for key, counters in self._versions.items()}
+        for key, latencies in self._latencies.items():
+            found[key].latencies = latencies.read(self._settings.quantiles, now)
+        return found
+
+
+def _time_execution(latencies: VersionLatencies, fact: BatchExecuted, now: float) -> None:
+    """As with the counters, every member of a batch took as long as the whole batch."""
+    first = fact.first_response_seconds
+    latencies.responded([*fact.total_seconds, *fact.failed_seconds] if first is None else first)
+    times, timings = len(fact.total_seconds), fact.timings
+    latencies.took("request", fact.total_seconds, now)
+    latencies.took("queue", fact.queue_seconds, now)
+    latencies.took("compute_input", [timings.input_ns / _NS], now, times=times)
+    latencies.took("compute_infer", [timings.infer_ns / _NS], now, times=times)
+    latencies.took("compute_output", [timings.output_ns / _NS], now, times=times)
 
 
 def count_execution(counters: VersionCounters, fact: BatchExecuted, wall_clock_ms: int) -> None:

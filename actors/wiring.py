@@ -10,6 +10,7 @@ import itertools
 import math
 import ssl
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -24,10 +25,11 @@ from actors.grpc_frontend import GrpcFrontend
 from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
 from actors.http_frontend import HttpFrontend
-from actors.http_operations import HttpOperations
+from actors.http_operations import HttpOperations, kv_cache_report
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
 from actors.messages import Fact, LimiterMessage, LoadModel, UnloadModel
 from actors.metrics import Metrics, Processor
+from actors.metrics_settings import MetricsSettings
 from actors.model_index import ModelIndex
 from actors.model_repository import ModelRepository, ModelSource
 from actors.model_version import VersionActors
@@ -105,7 +107,9 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     """Everything between the frontends and the model versions."""
     index = Watch(ModelIndex())
     facts_box = Mailbox()
-    facts: Door[Fact] = facts_box.door(FACTS_DOOR, quiet=True)
+    metrics = MetricsSettings.parse(options.metrics_config)
+    # Quantiles of the last minute want to hear of an execution at once; totals can wait.
+    facts: Door[Fact] = facts_box.door(FACTS_DOOR, quiet=not metrics.summary_latencies)
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = Mailbox()
     commands: Door[LoadModel | UnloadModel] = commands_box.door(REPOSITORY_DOOR)
@@ -149,7 +153,9 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         return wire_version(description, version, ports=version_ports, settings=settings)
 
     return Core(
-        statistics=Statistics(mailbox=facts_box, facts=facts, wall_clock=ports.wall_clock),
+        statistics=Statistics(
+            mailbox=facts_box, facts=facts, wall_clock=ports.wall_clock, settings=metrics
+        ),
         limiter=limiter,
         cache=cache,
         repository=ModelRepository(
@@ -197,6 +203,7 @@ def wire_http(
         encoder=InferEncoder(),
         restricted=RestrictedApis.parse(options.http_restricted_api),
         max_input_size=options.http_max_input_size,
+        load_report=partial(kv_cache_report, core.custom_metrics),
     )
     return HttpFrontend(listeners, operations=operations, limits=HttpLimits())
 
