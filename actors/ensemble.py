@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -141,13 +141,8 @@ class Ensemble:
         return sum(map(len, self._doors))
 
     def _turn(self, now: float) -> None:
-        for message in self._control.drain():
-            match message:
-                case CancelRequest(number):
-                    if not self._cancel(number):
-                        self._early.append(number)
-                case Drain():
-                    self._draining = True
+        if len(self._control):
+            self._obey()
         for reply in self._replies.drain():
             self._on_reply(reply)
         for door in self._doors:
@@ -157,12 +152,20 @@ class Ensemble:
             self._read_streams()
         if self._early:
             # Control is heard before the doors, so what matches nothing now may still be in one.
-            self._early = [number for number in self._early if not self._cancel(number)]
-            if not any(map(len, self._doors)):
-                self._early.clear()
+            missing = [number for number in self._early if not self._cancel(number)]
+            self._early = missing if any(map(len, self._doors)) else []
         while self._deadlines and self._deadlines[0][0] <= now:
             self._expire(heapq.heappop(self._deadlines)[1])
         self._tell_statistics()
+
+    def _obey(self) -> None:
+        for message in self._control.drain():
+            match message:
+                case CancelRequest(number):
+                    if not self._cancel(number):
+                        self._early.append(number)
+                case Drain():
+                    self._draining = True
 
     # --- callers ---------------------------------------------------------------------------------
 
@@ -177,13 +180,13 @@ class Ensemble:
         request = message.request
         found = self._members.now()
         caller = _Caller(message, found.servings, now)
-        plan = self._graph.plan(request.requested_outputs)
         self._callers[message.number] = caller
-        for step in plan.steps:
-            missing = found.servings[step]
-            if isinstance(missing, ServerError):
-                self._close(caller, self._policy.wrapped(missing))
-                return
+        if found.is_missing_some:
+            for step in self._graph.plan(request.requested_outputs).steps:
+                missing = found.servings[step]
+                if isinstance(missing, ServerError):
+                    self._close(caller, self._policy.wrapped(missing))
+                    return
         if message.deadline_at != math.inf:
             heapq.heappush(self._deadlines, (message.deadline_at, message.number))
         caller.flow, actions = self._policy.begin(
@@ -271,26 +274,29 @@ class Ensemble:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _act(self, actions: Iterable[Action]) -> None:
-        pending = deque(actions)
-        while pending:
-            match pending.popleft():
-                case Start(call):
-                    pending.extend(self._start(call))
-                case Respond() as action:
-                    self._respond(action)
-                case Finish(flow, error):
-                    self._close(cast("_Caller", flow.work), error)
-                case Stop(call):
-                    self._stop(call)
+    def _act(self, actions: list[Action]) -> None:
+        """Do what the policy says, and then what follows from members that refuse at once."""
+        while actions:
+            further: list[Action] = []
+            for action in actions:
+                match action:
+                    case Start():
+                        further += self._start(action.call)
+                    case Respond():
+                        self._respond(action)
+                    case Finish():
+                        self._close(cast("_Caller", action.flow.work), action.error)
+                    case Stop():
+                        self._stop(action.call)
+            actions = further
 
-    def _start(self, call: StepCall) -> Sequence[Action]:
+    def _start(self, call: StepCall) -> list[Action]:
         """Submit a step's request to its member; what follows at once if that refuses it."""
         if call.flow.error is not None:
             return self._policy.respond(call, None, final=True)  # a sibling was refused just now
         caller = cast("_Caller", call.flow.work)
         serving = caller.servings[call.step]
-        assert isinstance(serving, ServingVersion), "`_begin` looks at every step of the plan"
+        assert not isinstance(serving, ServerError), "`_begin` looks at every step of the plan"
         door: Door[Reply] | None = self._mailbox.door(self._window) if serving.decoupled else None
         try:
             ticketed = self._calls.prepare(
@@ -313,7 +319,7 @@ class Ensemble:
         self._steps[step.number] = step
         if door is not None:
             self._streams[step.number] = step
-        return ()
+        return []
 
     async def _submit_patiently(self, ticketed: Ticketed, patience: trio.CancelScope) -> None:
         """Wait for room in a member's door; one that never comes counts as its reply."""
@@ -403,12 +409,16 @@ def _answer(message: Submit, reply: Reply) -> None:
 
 def _request(serving: ServingVersion, asked: InferRequest, call: StepCall) -> InferRequest:
     """What a member is asked: the caller's request, with the step's own tensors."""
+    flow, step = call.flow, call.step
+    wanted = flow.plan.requested[step]
+    if len(wanted) == flow.members[step].output_count:
+        wanted = ()  # all of them, which nobody needs to look up
     request = InferRequest(
         serving.name,
-        str(serving.version),
+        "",
         asked.id,
         call.inputs,
-        call.flow.plan.requested[call.step],
+        wanted,
         dict(asked.parameters),
         asked.correlation_id,
         asked.sequence_flags,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from actors.channels import Watch
 from actors.model_index import ModelIndex, ServingVersion
 from actors.policy.dataflow import Member
-from protocol.status import ServerError
-from repo.model_config import ModelConfig, StepSettings
+from protocol.status import ServerError, unavailable
+from repo.model_config import StepSettings
 
-LATEST = -1
+LATEST: Final = -1  # as configurations write it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,25 +25,51 @@ class Lineup:
 
     servings: Sequence[ServingVersion | ServerError]
     members: Sequence[Member]
+    is_missing_some: bool
 
 
 class Members:
-    """Looks the members of one ensemble up."""
+    """Looks the members of one ensemble up.
+
+    Its dataflow was made for members that are decoupled or not; one that has become otherwise is
+    not taken, until the ensemble itself has been made anew, which is about to happen.
+    """
 
     def __init__(self, steps: Sequence[StepSettings], index: Watch[ModelIndex]) -> None:
         self._steps = steps
         self._index = index
         self._seen: ModelIndex | None = None
-        self._lineup = Lineup((), ())
+        self._lineup = Lineup((), (), is_missing_some=True)
+        self.decoupled = [
+            not isinstance(one, ServerError) and one.decoupled for one in self._find_all()
+        ]
 
     def now(self) -> Lineup:
         """The members of a request that starts now."""
         index = self._index.value
         if index is not self._seen:
-            servings = [_find(index, step) for step in self._steps]
-            self._lineup = Lineup(servings, [_member(one) for one in servings])
+            servings = [
+                _as_before(one, decoupled)
+                for one, decoupled in zip(self._find_all(), self.decoupled, strict=True)
+            ]
+            is_missing_some = any(isinstance(one, ServerError) for one in servings)
+            self._lineup = Lineup(servings, [_member(one) for one in servings], is_missing_some)
             self._seen = index
         return self._lineup
+
+    def _find_all(self) -> list[ServingVersion | ServerError]:
+        return [_find(self._index.value, step) for step in self._steps]
+
+
+def _as_before(
+    serving: ServingVersion | ServerError, decoupled: bool
+) -> ServingVersion | ServerError:
+    if isinstance(serving, ServerError) or serving.decoupled == decoupled:
+        return serving
+    return unavailable(
+        f"Request for unknown model: '{serving.name}' version {serving.version} is not at ready "
+        "state"
+    )
 
 
 def _find(index: ModelIndex, step: StepSettings) -> ServingVersion | ServerError:
@@ -56,9 +83,6 @@ def _find(index: ModelIndex, step: StepSettings) -> ServingVersion | ServerError
 def _member(serving: ServingVersion | ServerError) -> Member:
     if isinstance(serving, ServerError):
         return Member(batches=False, dims={})
-    return Member(serving.has_batch_dimension, input_dims(serving.config))
-
-
-def input_dims(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The configured dims by input name, without the batch dimension."""
-    return {one.name: tuple(one.dims) for one in config.input}
+    config = serving.config
+    dims = {one.name: tuple(one.dims) for one in config.input}
+    return Member(serving.has_batch_dimension, dims, len(config.output))

@@ -43,7 +43,7 @@ def wire_ensemble(
         settings.steps,
         inputs=[one.name for one in config.input],
         outputs=[one.name for one in config.output],
-        decoupled=[isinstance(one, ServingVersion) and one.decoupled for one in lineup],
+        decoupled=members.decoupled,
     )
     limit = settings.max_inflight_requests
     mailbox = Mailbox()

@@ -32,10 +32,11 @@ SequenceSays = Mapping[str, ParameterValue]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What a step's model takes: whether in batches, and the dims of its inputs without them."""
+    """What a step's model is: whether it batches, and the dims of its inputs without a batch."""
 
     batches: bool
     dims: Mapping[str, tuple[int, ...]]
+    output_count: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -52,13 +53,16 @@ class Flow:
     calls: dict[StepCall, None] = field(default_factory=dict)  # started or queued
     load: list[int] = field(default_factory=list)  # by step: calls started or queued
     produced: list[int] = field(default_factory=list)  # by step: iterations that it has begun
-    complete: dict[int, _Gather] = field(default_factory=dict)
+    complete: dict[int, StepCall] = field(default_factory=dict)  # responses, by iteration
     work: object = None  # its owner's, as in a Ticket
 
 
 @dataclass(slots=True, eq=False)
 class StepCall:
-    """One run of one step; `batch_size` is set by whoever submits it."""
+    """One run of one step; `batch_size` is set by whoever submits it.
+
+    The response counts as a step: its inputs are the outputs that were asked for.
+    """
 
     flow: Flow
     step: int
@@ -77,6 +81,13 @@ class _Gather:
     missing: int
     inputs: list[Tensor] = field(default_factory=list)
     sequence: SequenceSays = field(default_factory=dict)
+
+    def add(self, inputs: list[Tensor], sequence: SequenceSays) -> None:
+        """One of the missing ones has come, be it nothing."""
+        self.missing -= 1
+        self.inputs += inputs
+        if sequence:
+            self.sequence = {**self.sequence, **sequence}
 
 
 class Start(NamedTuple):
@@ -249,32 +260,31 @@ class Dataflow:
         for step, name in plan.consumers.get(tensor_name, ()):
             if iteration and plan.once[step]:
                 continue  # something else that the step reads has the first iteration only
-            fan_in = plan.fan_in[step]
-            key = (step, iteration)
-            gather = flow.gathers.get(key) if fan_in > 1 else None
-            if gather is None:
-                gather = _Gather(fan_in)
-                if fan_in > 1:
-                    flow.gathers[key] = gather
+            inputs = []
             if tensor is not None:
                 is_response = step == self._graph.response
                 member = self._outside if is_response else flow.members[step]
-                gather.inputs.append(_fitted(tensor, name, batch_size, member))
-            if sequence:
-                gather.sequence = {**gather.sequence, **sequence}
-            gather.missing -= 1
-            if not gather.missing:
-                if fan_in > 1:
-                    del flow.gathers[key]
-                self._fire(flow, step, iteration, gather, actions)
+                inputs.append(_fitted(tensor, name, batch_size, member))
+            if plan.fan_in[step] > 1:
+                gather = flow.gathers.get((step, iteration))
+                if gather is None:
+                    gather = flow.gathers[step, iteration] = _Gather(plan.fan_in[step])
+                gather.add(inputs, sequence)
+                if gather.missing:
+                    continue
+                del flow.gathers[step, iteration]
+                call = StepCall(flow, step, iteration, gather.inputs, gather.sequence)
+            else:
+                call = StepCall(flow, step, iteration, inputs, sequence)
+            self._fire(call, actions)
 
-    def _fire(
-        self, flow: Flow, step: int, iteration: int, gather: _Gather, actions: list[Action]
-    ) -> None:
+    def _fire(self, call: StepCall, actions: list[Action]) -> None:
+        """A step, or the response, has all its tensors."""
+        flow, step = call.flow, call.step
         if step == self._graph.response:
-            self._complete(flow, iteration, gather, actions)
+            flow.complete[call.iteration] = call
+            self._respond(flow, actions)
             return
-        call = StepCall(flow, step, iteration, gather.inputs, gather.sequence)
         flow.calls[call] = None
         flow.load[step] += 1
         if self._max_inflight and self._in_flight[step] >= self._max_inflight:
@@ -282,9 +292,8 @@ class Dataflow:
         else:
             self._start(call, actions)
 
-    def _complete(self, flow: Flow, iteration: int, gather: _Gather, actions: list[Action]) -> None:
-        """All wanted outputs of an iteration are there; responses leave in their order."""
-        flow.complete[iteration] = gather
+    def _respond(self, flow: Flow, actions: list[Action]) -> None:
+        """Responses leave in the order of their iterations."""
         # The one response of an ensemble that is not decoupled waits until it can be the final one.
         while self._is_decoupled and flow.responded in flow.complete:
             done = flow.complete.pop(flow.responded)
