@@ -117,11 +117,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
 
     limiter, limiter_door = _wire_limiter(options)
-    cache = None
-    if options.cache_bytes is not None:
-        cache = ResponseCacheActor(
-            mailbox=Mailbox(), policy=ResponseCache(options.cache_bytes), statistics=facts
-        )
+    cache = _wire_cache(options, facts)
     calls = Calls(index=index)
     control_plane = ControlPlane(
         options=options,
@@ -174,6 +170,13 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         regions=regions,
         custom_metrics=custom_metrics,
     )
+
+
+def _wire_cache(options: ServerOptions, facts: Door[Fact]) -> ResponseCacheActor | None:
+    if options.cache_bytes is None:
+        return None
+    policy = ResponseCache(options.cache_bytes)
+    return ResponseCacheActor(mailbox=Mailbox(), policy=policy, statistics=facts)
 
 
 def _wire_limiter(
