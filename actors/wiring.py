@@ -175,8 +175,9 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
 def _wire_cache(options: ServerOptions, facts: Door[Fact]) -> ResponseCacheActor | None:
     if options.cache_bytes is None:
         return None
-    policy = ResponseCache(options.cache_bytes)
-    return ResponseCacheActor(mailbox=Mailbox(), policy=policy, statistics=facts)
+    return ResponseCacheActor(
+        mailbox=Mailbox(), policy=ResponseCache(options.cache_bytes), statistics=facts
+    )
 
 
 def _wire_limiter(
