@@ -7,31 +7,54 @@ arrives in pieces, and `Outbox`, output that waits for the peer's window. It nev
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from protocol.http2_events import MessageBytes
 from protocol.http2_heads import RequestHead
 from protocol.http2_responses import Headers
 
+# A message that comes in pieces is put together so that its end is aligned to this, and with it the
+# tensor that it ends in, which numpy then need not copy again.
+ALIGNMENT: Final = 64
+
 
 class Inbox:
     """Where the pieces of one message are put together.
 
-    `missing` bytes are still to come into `body`; with 0 missing, `prefix` holds the up to four
-    octets seen of the next message's prefix. `first` is a whole message of a unary path, kept
-    back until the client half-closes. `mark` is what the last stall sweep found missing, -1 if
-    this message had not begun.
+    `missing` bytes are still to come into `body`, behind `padding` of no meaning; with 0 missing,
+    `prefix` holds the up to four octets seen of the next message's prefix. `first` is a whole
+    message of a unary path, kept back until the client half-closes. `mark` is what the last stall
+    sweep found missing, -1 if this message had not begun.
     """
 
-    __slots__ = ("body", "compressed", "first", "first_compressed", "mark", "missing", "prefix")
+    __slots__ = (
+        "body", "compressed", "first", "first_compressed", "mark", "missing", "padding", "prefix",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.prefix = b""
         self.body: bytearray | None = None
         self.missing = 0
+        self.padding = 0
         self.mark = -1
         self.compressed = False
         self.first: MessageBytes | None = None
         self.first_compressed = False
+
+    def begin(self, compressed: bool, nbytes: int) -> None:
+        """A message of so many bytes comes in pieces."""
+        self.compressed = compressed
+        self.missing = nbytes
+        self.padding = -nbytes % ALIGNMENT
+        # Grows with what has come: the claimed length is not believed.
+        self.body = bytearray(self.padding)
+
+    def take(self) -> memoryview:
+        """The message, which is whole."""
+        assert self.body is not None, "a message has begun"
+        message = memoryview(self.body)[self.padding :]
+        self.body = None
+        return message
 
 
 class Outbox:

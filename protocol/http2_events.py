@@ -10,7 +10,7 @@ from typing import NamedTuple
 from protocol.http2_heads import RequestHead
 
 # A small message is `bytes`; a large one that lay whole in one received chunk is a view of it;
-# one that came in pieces is the `bytearray` in which it was put together.
+# one that came in pieces is a view of the buffer in which it was put together, aligned at its end.
 MessageBytes = bytes | bytearray | memoryview
 
 # One to be sent may also be given in pieces.

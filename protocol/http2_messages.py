@@ -64,6 +64,7 @@ class MessageHalf(ReplyHalf):
         inbox = call.inbox
         if inbox is None:
             inbox = call.inbox = Inbox()
+        message: MessageBytes
         while pos < stop:
             body = inbox.body
             if body is not None:
@@ -73,9 +74,9 @@ class MessageHalf(ReplyHalf):
                 inbox.missing -= step
                 self._assembling += step
                 if not inbox.missing:
-                    inbox.body = None
-                    self._assembling -= len(body)
-                    self._deliver(call, inbox, inbox.compressed, body)
+                    message = inbox.take()
+                    self._assembling -= len(message)
+                    self._deliver(call, inbox, inbox.compressed, message)
                 continue
             if inbox.first is not None:
                 self._show_first(call, inbox, inbox.first)
@@ -95,7 +96,7 @@ class MessageHalf(ReplyHalf):
             if not self._prefix_is_good(call, flag, nbytes):
                 return
             if nbytes <= stop - pos:
-                message: MessageBytes = (
+                message = (
                     chunk[pos : pos + nbytes]
                     if nbytes < VIEW_BYTES
                     else memoryview(chunk)[pos : pos + nbytes]
@@ -103,10 +104,7 @@ class MessageHalf(ReplyHalf):
                 pos += nbytes
                 self._deliver(call, inbox, flag == 1, message)
             else:
-                inbox.compressed = flag == 1
-                inbox.missing = nbytes
-                # Grows with what has come: the claimed length is not believed.
-                inbox.body = bytearray()
+                inbox.begin(flag == 1, nbytes)
                 self._watch_for_stalls()
         if self._credit >= self._grant_bytes:
             self._grant()
@@ -195,7 +193,7 @@ class MessageHalf(ReplyHalf):
 
     def _release(self, call: CallState) -> None:
         if call.inbox is not None and call.inbox.body is not None:
-            self._assembling -= len(call.inbox.body)
+            self._assembling -= len(call.inbox.body) - call.inbox.padding
         super()._release(call)
         if self._favoured is call:
             self._favoured = None

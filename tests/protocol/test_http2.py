@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from protocol.http2_events import (
@@ -219,8 +220,20 @@ def test_a_large_message_in_one_chunk_is_a_view_and_one_in_pieces_is_put_togethe
     octets = peer.call(3, payload)
     events = [*peer.send(octets[:50_000]), *peer.send(octets[50_000:])]
     assert isinstance(events[1], MessageReceived)
-    assert isinstance(events[1].message, bytearray)
+    assert isinstance(events[1].message, memoryview)
     assert events[1].message == payload
+
+
+@pytest.mark.parametrize("head_bytes", range(17, 34))
+def test_a_tensor_at_the_end_of_a_message_in_pieces_is_aligned(head_bytes: int) -> None:
+    tensor = np.arange(30_000, dtype=np.float64)
+    octets = Peer().call(1, b"h" * head_bytes + tensor.tobytes())
+    peer = Peer()
+    events = [*peer.send(octets[:50_000]), *peer.send(octets[50_000:])]
+    assert isinstance(events[1], MessageReceived)
+    found = np.frombuffer(events[1].message[head_bytes:], dtype=np.float64)
+    assert found.flags.aligned
+    assert (found == tensor).all()
 
 
 def test_messages_are_found_wherever_frames_and_chunks_are_cut() -> None:
