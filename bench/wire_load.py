@@ -24,6 +24,7 @@ FRAME = struct.Struct(">IBI")  # length and type, flags, stream
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 MAX_WINDOW = 2**31 - 1
+READ_BYTES = 1 << 20
 
 
 def literal(name: bytes, value: bytes, *, kind: int = 0) -> bytes:
@@ -63,8 +64,12 @@ class Connection:
         self._window = 65_535  # the connection's
         self._initial = 65_535  # a new stream's
         self._max_frame = 16_384
-        self._inbound = bytearray()
-        self._outbound = bytearray()
+        self._inbound = bytearray()  # an unfinished frame that is not DATA
+        self._skip = 0  # payload of the DATA frame under way, which nobody looks at
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._outbound = bytearray()  # small things, joined
+        self._parts: list[memoryview] = []  # what goes out before them, large bodies uncopied
+        self._view = memoryview(self._body)
         self._unsent: dict[int, list[int]] = {}  # stream → [offset into the body, its window]
         self._received = 0
         self.answered = 0
@@ -98,7 +103,8 @@ class Connection:
                 end = state[0] + part
                 flags = END_STREAM if end == size else 0
                 self._outbound += FRAME.pack(part << 8 | DATA, flags, stream)
-                self._outbound += self._body[state[0] : end]
+                self._parts += [memoryview(bytes(self._outbound)), self._view[state[0] : end]]
+                self._outbound.clear()
                 state[0] = end
                 state[1] -= part
                 self._window -= part
@@ -109,30 +115,40 @@ class Connection:
                 return
 
     def flush(self) -> None:
-        while self._outbound:
+        if self._outbound:
+            self._parts.append(memoryview(bytes(self._outbound)))
+            self._outbound.clear()
+        while self._parts:
             try:
-                sent = self.socket.send(self._outbound)
+                sent = self.socket.sendmsg(self._parts[:64])
             except BlockingIOError:
                 return
-            del self._outbound[:sent]
+            while sent and sent >= len(self._parts[0]):
+                sent -= len(self._parts.pop(0))
+            if sent:
+                self._parts[0] = self._parts[0][sent:]
 
     def receive(self) -> int:
         """Take what has come; the result is how many calls have ended."""
-        data = self.socket.recv(1 << 18)
-        if not data:
+        size = self.socket.recv_into(self._buffer)
+        if not size:
             raise ConnectionError("the server closed the connection")
+        skipped = min(self._skip, size)
+        self._skip -= skipped
         inbound = self._inbound
-        inbound += data
-        self._received += len(data)
+        inbound += self._buffer[skipped:size]
         position, end, done = 0, len(inbound), 0
         unpack = FRAME.unpack_from
         while end - position >= 9:
             head, flags, stream = unpack(inbound, position)
             length = head >> 8
-            if end - position - 9 < length:
-                break
             kind = head & 0xFF
-            if kind == HEADERS and flags & END_STREAM:
+            if kind == DATA:
+                self._received += length
+                self._skip = max(0, position + 9 + length - end)
+            elif end - position - 9 < length:
+                break
+            elif kind == HEADERS and flags & END_STREAM:
                 done += 1
             elif kind in (RST_STREAM, GOAWAY):
                 self.failed += 1
