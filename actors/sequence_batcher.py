@@ -59,7 +59,9 @@ _REASONS: Final = {
 }
 
 
-def refusal(cause: SequenceRefusal, model_name: str) -> ServerError:
+def refusal(
+    cause: SequenceRefusal, model_name: str, correlation_id: int | str = 0
+) -> ServerError:
     """The wire text of a refusal; the words are Triton's."""
     match cause:
         case SequenceRefusal.BATCHED:
@@ -79,8 +81,8 @@ def refusal(cause: SequenceRefusal, model_name: str) -> ServerError:
             )
         case SequenceRefusal.NOT_STARTED:
             return invalid_arg(
-                f"inference request for sequence ID to model '{model_name}' must specify the START "
-                "flag on the first request of the sequence"
+                f"inference request for sequence {correlation_id} to model '{model_name}' must "
+                "specify the START flag on the first request of the sequence"
             )
         case SequenceRefusal.EXPIRED:
             return unavailable("timeout of the corresponding sequence has been expired")
@@ -100,6 +102,7 @@ class SequenceBatcher:
         policy: SequencePolicy,
         inputs: SequenceInputs,
         pads: bool,
+        reschedules: bool,
         mailbox: Mailbox,
         control: Door[Control],
         grants: Door[Grant],
@@ -116,6 +119,7 @@ class SequenceBatcher:
         self._policy = policy
         self._inputs = inputs
         self._pads = pads
+        self._reschedules = reschedules
         self._mailbox = mailbox
         self._control = control
         self._grants = grants
@@ -187,6 +191,10 @@ class SequenceBatcher:
                     )
         if self._limiter is not None:
             self._balance(self._limiter)
+        # While no request waits there is nothing that such news could be used for.
+        quiet = self.pending() == 0 and not self._draining
+        self._grants.hush(quiet and self._limiter is None)
+        self._released.hush(quiet and not self._reschedules)
         self._tell_statistics()
 
     def _balance(self, limiter: LimiterSeat) -> None:
@@ -216,7 +224,7 @@ class SequenceBatcher:
         )
         refused = self._policy.submit(ticket, now)
         if refused is not None:
-            self._answer(submit, refusal(refused.cause, self._key[0]))
+            self._answer(submit, refusal(refused.cause, self._key[0], submit.request.correlation_id))
 
     def _dispatch(self, action: DispatchSlots) -> None:
         if self._ordering is not None:
@@ -266,7 +274,7 @@ class SequenceBatcher:
         """Answer a request that had been let in; unlike one refused at the door, it is counted."""
         reason = _REASONS.get(cause, "OTHER")
         self._refused.setdefault(reason, []).append(now - submit.submitted_at)
-        self._answer(submit, refusal(cause, self._key[0]))
+        self._answer(submit, refusal(cause, self._key[0], submit.request.correlation_id))
 
     def _tell_statistics(self) -> None:
         for reason in list(self._refused):

@@ -14,9 +14,9 @@ from typing import Any
 import trio
 
 from actors.channels import Door
-from actors.instance import Instance, Responder
+from actors.instance import FirstResponses, Instance, Responder
 from actors.messages import Execute, ExecuteSequences, Released, Reply, Submit
-from protocol.inference import InferResponse
+from protocol.inference import InferResponse, SequenceFlag
 from protocol.status import ServerError
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
 from repo.implicit_state import SlotStates, StateKeeper
@@ -34,12 +34,13 @@ class _SlotResponder(Responder):
         in_flight: dict[int, Responder],
         timings: Timings,
         *,
+        first: FirstResponses | None,
         slot: int,
         keeper: StateKeeper,
         released: Door[Released] | None,
         reschedules: bool,
     ) -> None:
-        super().__init__(submit, token, in_flight, timings)
+        super().__init__(submit, token, in_flight, timings, first=first)
         self._slot = slot
         self._keeper = keeper
         self._released = released
@@ -128,11 +129,13 @@ class SequenceInstance(Instance):
         responders: list[Responder] = []
         by_slot: dict[int, ExecuteRequest] = {}
         for submit, slot in zip(batch.submits, batch.slots, strict=True):
+            again = self._reschedules and SequenceFlag.START not in submit.request.sequence_flags
             responder = _SlotResponder(
                 submit,
                 token,
                 self._in_flight,
                 timings,
+                first=None if again else self._first_responses,
                 slot=slot,
                 keeper=self._keeper,
                 released=self._released,

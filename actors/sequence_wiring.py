@@ -89,6 +89,7 @@ def wire_sequences(
         policy=sequence_policy(sequences, executing),
         inputs=SequenceInputs(config),
         pads=sequences.strategy == "direct",
+        reschedules=sequences.iterative,
         mailbox=mailbox,
         control=control,
         grants=grants,
