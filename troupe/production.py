@@ -15,7 +15,7 @@ from actors.process_ports import LogLevel
 from actors.process_zygote import Starter
 from actors.wiring import Ports
 from repo.backends.base import InstanceContext
-from repo.backends.registry import create_backend
+from repo.backends.registry import PYTHON, create_backend, own_module
 from repo.config_json import to_json
 from repo.instance_groups import DeviceTable
 from troupe.logs import follow
@@ -45,12 +45,13 @@ def log_of_model(instance_name: str, level: LogLevel, message: str) -> None:
 def make_executor(
     starter: Starter, context: InstanceContext, services: InstanceServices
 ) -> Executor:
-    """A worker process for a Python model, a worker thread for everything else."""
-    if context.config.backend == "python":
+    """A worker process for what runs in Python, a worker thread for everything else."""
+    module = own_module(context.config)
+    if context.config.backend == PYTHON or module is not None:
         from actors.process_executor import ProcessExecutor
         from repo.backends.python.launch import worker_spec
 
-        prepare = partial(worker_spec, context, to_json(context.config))
+        prepare = partial(worker_spec, context, to_json(context.config), backend_directory=module)
         return ProcessExecutor(
             prepare,
             log=partial(log_of_model, context.instance_name),

@@ -20,6 +20,7 @@ from repo.backends.reshaping import ReshapingBackend
 from repo.instance_groups import PreferredGroup
 from repo.model_config import ModelConfig
 from repo.output_shapes import OutputShapes
+from repo.platforms import PYTHON_RUNTIME
 
 ENTRY_POINT_GROUP: Final = "troupe.backends"
 
@@ -82,6 +83,16 @@ def python_based(backend: str, settings: Mapping[str, str]) -> Path | None:
         return None
     path = Path(directory, backend, "model.py")
     return path if path.is_file() else None
+
+
+def own_module(config: ModelConfig) -> Path | None:
+    """The directory of the model.py with which Troupe itself runs a model in a worker process.
+
+    None for a model that runs in a thread, or is a model.py itself.
+    """
+    if config.backend == "pytorch" and config.runtime == PYTHON_RUNTIME:
+        return Path(__file__).with_name("pytorch_worker")
+    return None
 
 
 def preferred_groups(config: ModelConfig) -> Sequence[PreferredGroup]:
