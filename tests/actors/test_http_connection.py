@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -24,7 +25,7 @@ from protocol.http1 import HttpLimits
 from protocol.inference import InferResponse, Tensor
 from protocol.status import internal
 from repo.backends.base import ExecuteRequest, Outcome
-from tests.actors.grpc_rig import PLAIN, model
+from tests.actors.grpc_rig import DECOUPLED, PLAIN, model
 from tests.actors.http_rig import HttpWorld, Scenario, generate, head, infer, request
 
 INT32 = "[ -2147483648, 2147483647 ]"
@@ -522,3 +523,54 @@ def test_a_connection_that_has_ended_leaves_nothing_behind() -> None:
         assert [ref() for ref in gone] == [None, None, None]
 
     run(worlds(), scenario)
+
+
+# --- chance --------------------------------------------------------------------------------------
+
+WHAT: tuple[Callable[[str], bytes], ...] = (
+    lambda name: infer("m", 1.0, id=name),
+    lambda name: infer("slow", 1.0, id=name),
+    lambda name: infer("slow", 1.0, id=name, lines=("Connection: close",)),
+    lambda name: generate("rep", *[0.25] * 12, more={"id": name}),
+    lambda name: generate("rep", *[0.0] * 30, more={"id": name}),
+    lambda name: generate("rep", 0.5, stream=False, more={"id": name}),
+    lambda name: generate("m", 1.0, more={"id": name}),
+    lambda _: head("GET", "/v2/models/stats"),
+    lambda _: head("GET", "/nope"),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_client_may_go_at_any_moment(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(world: HttpWorld) -> None:
+        random = world.random
+
+        async def come_and_go(number: int) -> None:
+            await trio.sleep(random.random() * 10)
+            async with world.connect(lockstep=random.random() < 0.3) as client:
+                with trio.move_on_after(random.choice((0.0, 0.25, 1.0, 4.0, 20.0))):
+                    data = b"".join(
+                        random.choice(WHAT)(f"{number}-{step}")
+                        for step in range(random.randrange(1, 4))
+                    )
+                    while data:
+                        size = random.randrange(1, 4000)
+                        await client.send(data[:size])
+                        data = data[size:]
+                    if random.random() < 0.2:
+                        await client.stream.send_eof()
+                    while await client.stream.receive_some(random.randrange(1, 4000)):
+                        await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(come_and_go, number)
+        await trio.sleep(60)
+        for name in ("m", "slow", "rep"):
+            serving = world.core.index.value.find(name, "")
+            assert serving.pending() == 0
+            assert not [each for one in serving.instances for each in one._in_flight]
+
+    models = {"m": model(), "slow": model(PLAIN + " dynamic_batching { }", seconds=1.0)}
+    run(HttpWorld({**models, "rep": model(DECOUPLED)}), scenario, seed=seed)
+    assert not caplog.records
