@@ -26,6 +26,7 @@ from actors.messages import (
     Submit,
     VersionKey,
 )
+from actors.response_lane import OPENING, ResponseLane
 from protocol.inference import InferResponse
 from protocol.status import ServerError, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
@@ -62,6 +63,7 @@ class Responder:
         "_finished",
         "_first",
         "_in_flight",
+        "_lane",
         "_submit",
         "_timings",
         "_token",
@@ -81,6 +83,7 @@ class Responder:
         self._in_flight = in_flight
         self._timings = timings  # of the execution, filled in until its end
         self._first = first  # until a response has come on its own, not with its batch
+        self._lane: ResponseLane | None = None  # for responses that a thread sends
         self._cancelled = False
         self._finished = False
 
@@ -92,8 +95,16 @@ class Responder:
         self._cancelled = True
 
     def send(self, outcome: Outcome | None, *, final: bool) -> None:
-        """For backend threads: blocks while the caller's window is full."""
-        trio.from_thread.run(self.deliver, outcome, final, trio_token=self._token)
+        """For backend threads: blocks while the caller's window, and the lane to it, are full."""
+        if self._lane is None:
+            self._open_lane()
+        assert self._lane is not None, "it was opened above"
+        self._lane.send(outcome, final)
+
+    def _open_lane(self) -> None:
+        with OPENING:  # several threads may answer one request
+            if self._lane is None:
+                self._lane = ResponseLane(self.deliver, self._token)
 
     async def deliver(self, outcome: Outcome | None, final: bool) -> None:
         """Send one reply, waiting for room in the caller's window; a caller may have left.
