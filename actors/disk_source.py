@@ -7,6 +7,7 @@ configuration block, so each description is made in a worker thread.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -18,10 +19,11 @@ from repo.backends.registry import PYTHON, auto_complete, preferred_groups
 from repo.config_json import from_json
 from repo.instance_groups import DeviceTable
 from repo.model_config import ModelConfig, ensemble_scheduling
+from repo.overrides import LoadOverrides, OverrideDirectory, parse_overrides
 from repo.pbtxt import read_config
 from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
-from repo.scan import ModelEntry, Repository, scan
-from repo.storage import open_storage
+from repo.scan import ModelEntry, ModelIdentity, Repository, read_entry, scan
+from repo.storage import LocalStorage, open_storage
 
 CompletePython = Callable[[InstanceContext], Awaitable[str | None]]
 """Asks a model.py for its configuration, as JSON; None when it has nothing to say."""
@@ -38,6 +40,8 @@ class DiskSource:
         self._options = options
         self._devices = devices
         self._complete_python = complete_python
+        # Configurations that load requests brought, and when the model's files had last changed.
+        self._configs: dict[str, tuple[str, int]] = {}
         self._repositories = [
             Repository(open_storage(location))
             for location in dict.fromkeys(options.model_repository)
@@ -50,22 +54,60 @@ class DiskSource:
         return names | {identity.name: DUPLICATE for identity in listing.duplicates}
 
     async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
-        return await trio.to_thread.run_sync(self._describe, name)
+        overrides = parse_overrides(parameters)
+        return await trio.to_thread.run_sync(self._describe, name, overrides)
 
-    def _describe(self, name: str) -> ModelDescription:
+    def forget(self, name: str) -> None:
+        """The model was unloaded: it comes back with the configuration of its own files."""
+        self._configs.pop(name, None)
+
+    def _describe(self, name: str, overrides: LoadOverrides) -> ModelDescription:
+        if overrides.files:
+            return self._describe_override(name, overrides)
         listing = scan(self._repositories)
         entry = next((one for key, one in listing.models.items() if key.name == name), None)
         if entry is None:
             if any(identity.name == name for identity in listing.duplicates):
                 raise not_found(DUPLICATE)
-            raise not_found(f"model '{name}' is not found in any repository")
+            raise not_found("")
+        return self._prepare(self._choose_config(entry, overrides), entry)
+
+    def _describe_override(self, name: str, overrides: LoadOverrides) -> ModelDescription:
+        """A model made of a request's files; what stands in the repository is not looked at."""
+        assert overrides.config is not None, "files come with a configuration"
+        directory = OverrideDirectory(name, overrides.files)
+        storage = LocalStorage(str(directory.root))
+        entry = read_entry(storage, ModelIdentity("", name), name)
+        description = self._prepare(self._override(name, overrides.config), entry)
+        self.forget(name)
+        return replace(description, override=directory)
+
+    def _prepare(self, config: ModelConfig, entry: ModelEntry) -> ModelDescription:
         return prepare(
-            self._read_config(entry),
+            config,
             _files(entry),
             devices=self._devices,
             complete=None if self._options.disable_auto_complete_config else self._complete(entry),
             prefer=preferred_groups,
         )
+
+    def _choose_config(self, entry: ModelEntry, overrides: LoadOverrides) -> ModelConfig:
+        """The request's, else the last request's while no file has changed, else the file's."""
+        changed_ns = entry.timestamps.latest_ns
+        if overrides.config is not None:
+            config = self._override(entry.name, overrides.config)
+            self._configs[entry.name] = (overrides.config, changed_ns)
+            return config
+        known = self._configs.get(entry.name)
+        if known is not None and known[1] == changed_ns:
+            return self._override(entry.name, known[0])
+        self.forget(entry.name)
+        return self._read_config(entry)
+
+    def _override(self, name: str, text: str) -> ModelConfig:
+        config = from_json(text)
+        config.name = config.name or name
+        return config
 
     def _read_config(self, entry: ModelEntry) -> ModelConfig:
         path = entry.config_path(self._options.model_config_name)

@@ -41,6 +41,9 @@ class ModelSource(Protocol):
     async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
         """A model's completed and validated configuration. Raises ServerError."""
 
+    def forget(self, name: str) -> None:
+        """The model was unloaded: a configuration that a load request brought ends with it."""
+
 
 _Described = dict[str, ModelDescription | ServerError]
 """What a look into the repository found, by model name."""
@@ -275,9 +278,9 @@ class ModelRepository:
     ) -> ServerError | None:
         """Load one model, whose members have been loaded."""
         if isinstance(description, ServerError):
+            detail = f": {description.message}" if description.message else ""
             return internal(
-                f"failed to load '{name}', failed to poll from model repository: "
-                f"{description.message}"
+                f"failed to load '{name}', failed to poll from model repository{detail}"
             )
         error = await self._versions.load(
             description,
@@ -323,6 +326,8 @@ class ModelRepository:
                 if ensemble not in going and self._serves(ensemble):
                     log.warning("ensemble '%s' depends on '%s', which is unloaded", ensemble, name)
                     going.append(ensemble)
+            for each in going:
+                self._source.forget(each)
             self._versions.retire(self._versions.of(going))
 
     def _members_left_over(self, name: str) -> list[str]:

@@ -83,10 +83,9 @@ def wire_sequences(
         )
         for number, spec in enumerate(description.instances)
     ]
-    executing = [number for number, spec in enumerate(description.instances) if not spec.passive]
     batcher = SequenceBatcher(
         key=key,
-        policy=sequence_policy(sequences, executing),
+        policy=sequence_policy(sequences, _executing(description)),
         inputs=SequenceInputs(config),
         pads=sequences.strategy == "direct",
         reschedules=sequences.iterative,
@@ -113,3 +112,8 @@ def wire_sequences(
         specs=description.instances,
         closers=(),
     )
+
+
+def _executing(description: ModelDescription) -> list[int]:
+    """The instances that are not passive, by their index."""
+    return [number for number, spec in enumerate(description.instances) if not spec.passive]

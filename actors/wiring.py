@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -52,6 +52,7 @@ from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_parameters import HeaderForwarding
 from protocol.v2_json_response import InferEncoder
+from repo.host_policy import HostPolicies
 from repo.model_config import ensemble_scheduling, sequence_batching
 from repo.preparation import ModelDescription
 
@@ -136,17 +137,10 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         limiter=limiter_door,
         limiter_numbers=itertools.count(1),
         cache=cache,
+        host_policies=HostPolicies(options.host_policy),
         calls=calls,
         services=InstanceServices(models, custom_metrics),
     )
-
-    def wire(description: ModelDescription, version: int) -> VersionActors:
-        if ensemble_scheduling(description.config) is not None:
-            return wire_ensemble(description, version, ports=version_ports)
-        settings = options.backend_settings(description.config.backend)
-        if sequence_batching(description.config) is not None:
-            return wire_sequences(description, version, ports=version_ports, settings=settings)
-        return wire_version(description, version, ports=version_ports, settings=settings)
 
     return Core(
         statistics=Statistics(
@@ -157,7 +151,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         repository=ModelRepository(
             options=options,
             source=ports.source,
-            wire_version=wire,
+            wire_version=partial(_wire_any, options, version_ports),
             index=index,
             mailbox=commands_box,
             commands=commands,
@@ -170,6 +164,24 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         regions=regions,
         custom_metrics=custom_metrics,
     )
+
+
+def _wire_any(
+    options: ServerOptions, ports: VersionPorts, description: ModelDescription, version: int
+) -> VersionActors:
+    """A version, by what schedules it."""
+    settings = options.backend_settings(description.config.backend)
+    if ensemble_scheduling(description.config) is not None:
+        actors = wire_ensemble(description, version, ports=ports)
+    elif sequence_batching(description.config) is not None:
+        actors = wire_sequences(description, version, ports=ports, settings=settings)
+    else:
+        actors = wire_version(description, version, ports=ports, settings=settings)
+    if description.override is None:
+        return actors
+    # The files that a load request brought are deleted with the last version made of them.
+    description.override.retain()
+    return replace(actors, closers=[*actors.closers, description.override.release])
 
 
 def _wire_cache(options: ServerOptions, facts: Door[Fact]) -> ResponseCacheActor | None:

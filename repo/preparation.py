@@ -23,6 +23,7 @@ from repo.instance_groups import (
 from repo.labels import load_labels
 from repo.model_config import ModelConfig
 from repo.normalise import normalise
+from repo.overrides import OverrideDirectory
 from repo.platforms import autofill
 from repo.versions import discover_versions, select_versions
 
@@ -43,6 +44,7 @@ class ModelDescription:
     versions: tuple[int, ...]  # those that the version policy selects, ascending
     instances: tuple[InstanceSpec, ...]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
+    override: OverrideDirectory | None = None  # holds the files that a load request brought
 
 
 @dataclass(frozen=True, slots=True)

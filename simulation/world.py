@@ -101,6 +101,9 @@ class _Source:
         self._loaded.add(name)
         return description
 
+    def forget(self, name: str) -> None:
+        """Nothing is remembered here."""
+
 
 class _WallClock:
     """The simulated day begins at the epoch: durations matter, dates do not."""

@@ -291,7 +291,7 @@ def test_an_iterative_model_streams_until_it_is_done(server: Any) -> None:
 
 
 START = (
-    "inference request for sequence ID to model 'simple_sequence' must specify the START flag on "
+    "inference request for sequence 3000 to model 'simple_sequence' must specify the START flag on "
     "the first request of the sequence"
 )
 

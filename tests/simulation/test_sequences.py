@@ -150,10 +150,12 @@ class Play:
         return {size: one.compute_infer.count for size, one in self.counters.batches.items()}
 
 
-NOT_STARTED = (
-    "inference request for sequence ID to model 'm' must specify the START flag on the first "
-    "request of the sequence"
-)
+def not_started(sequence: int) -> str:
+    """What a request hears whose sequence nobody has started."""
+    return (
+        f"inference request for sequence {sequence} to model 'm' must specify the START flag on "
+        "the first request of the sequence"
+    )
 
 
 def whole(play: Play, sequence: int, values: tuple[float, ...], at: float = 0.0) -> Play:
@@ -231,13 +233,13 @@ def test_47_mistakes_are_answered_at_once_and_not_counted() -> None:
     play.send(2, request(5, id="after")).run()
 
     assert play.answers == {
-        "unstarted": NOT_STARTED,
+        "unstarted": not_started(5),
         "two": "inference request to model 'm' must specify batch-size 1 due to requirements of "
         "sequence batcher",
         "none": "inference request to model 'm' must specify a non-zero or non-empty correlation "
         "ID",
         "ok": 1.0,
-        "after": NOT_STARTED,
+        "after": not_started(5),
     }
     assert play.counters.fail.count == 0
     assert play.counters.success.count == 1
@@ -267,7 +269,7 @@ def test_50_silence_ends_a_sequence() -> None:
     play.send(0, request(1, S, id="a")).send(0.5, request(2, S, id="b"))
     play.send(6, request(1, id="a2")).run()
 
-    assert play.answers == {"a": 0, "b": 0, "a2": NOT_STARTED}
+    assert play.answers == {"a": 0, "b": 0, "a2": not_started(1)}
     assert play.at["b"] == 6.0
 
 
@@ -293,7 +295,7 @@ def test_52_the_timeout_parameter_limits_the_wait_for_a_slot() -> None:
     assert play.answers == {
         "a": 0,
         "b": "timeout of the corresponding sequence has been expired",
-        "b2": NOT_STARTED,
+        "b2": not_started(2),
         "a2": 0,
     }
     assert play.at["b"] == 3
@@ -521,7 +523,7 @@ def test_61_its_sequence_may_be_given_up_between_two_iterations() -> None:
     iterative = config("iterative_sequence: true" + STATE % "", controls="", idle_seconds=0.25)
     play = Play(iterative, countdown, seconds=0.5).send(0, request(0, value=3, id="a")).run()
 
-    assert play.answers == {"a": NOT_STARTED}
+    assert play.answers == {"a": not_started(0)}
     assert play.counters.failures["OTHER"] == 1
 
 

@@ -18,13 +18,7 @@ from repository import write_repository
 from run import FLAGS, FLAVOURS, SHARED_MEMORY_FLAG, drive
 
 # Groups of checks whose feature the server does not have yet, by protocol.
-NOT_YET = {
-    "http": (
-        *("index", "load", "trace", "log", "sequence", "named_sequence"),
-        *("cuda_shared_memory", "system_shared_memory", "errors_shared_memory"),
-    ),
-    "grpc": ("load", "trace", "sequence", "named_sequence"),
-}
+NOT_YET = {"http": ("trace",), "grpc": ("trace",)}
 
 
 @pytest.fixture(scope="module")
