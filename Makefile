@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test setup lint types proto clean
+.PHONY: serve test setup simulate lint types proto clean
 
 serve: $(VENV)/.serve
 	$(RUN)/troupe serve --model-repository sample_repository $(ARGS)
@@ -13,6 +13,9 @@ test: $(VENV)/.test
 	$(RUN)/pytest $(ARGS)
 
 setup: $(VENV)/.test
+
+simulate: $(VENV)/.test
+	$(RUN)/python -m simulation --sweep $(or $(SEEDS),10000)
 
 lint: $(VENV)/.test
 	$(RUN)/ruff check .

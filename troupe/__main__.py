@@ -10,6 +10,7 @@ usage: troupe <command> [options]
 commands:
   serve     serve a model repository (also: tritonserver)
   perf      measure a server under load (also: perf_analyzer)
+  simulate  run random worlds in virtual time, or see the one of a seed
 
 `troupe <command> --help` lists the options of a command."""
 
@@ -26,6 +27,10 @@ def main() -> None:
             from troupe.perf import embedded
 
             sys.exit(perf(arguments, embed=embedded))
+        case ["simulate", *arguments]:
+            from simulation.__main__ import main as simulate
+
+            sys.exit(simulate(arguments))
         case ["--version"]:
             from troupe.server import VERSION
 

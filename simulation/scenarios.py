@@ -1,0 +1,157 @@
+"""Plays a drawn plan in a world: a run is nothing but its seed.
+
+After the crowd has been answered, everybody who still serves is asked once more, for each of its
+instances: who lost a grant, a resource or a place in a queue on the way cannot answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Final
+
+import trio
+
+from actors.options import ServerOptions
+from protocol.inference import InferResponse
+from protocol.status import invalid_arg
+from repo.backends.base import ExecuteRequest, Outcome
+from simulation import faults
+from simulation.clients import Client
+from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan, ModelPlan, Plan, RequestPlan
+from simulation.executor import Responses, echo
+from simulation.ledger import Asked
+from simulation.world import SimulatedModel, World
+
+_OWN_GOAL: Final = "simulated failure"
+# What the log may say at ERROR because a plan provokes it.
+EXPECTED_ERRORS: Final = ("crashed", "Failed to insert key")
+
+
+def world_of(plan: Plan) -> World:
+    """The world that a plan describes."""
+    options = ServerOptions(
+        model_repository=("simulated",),
+        model_control_mode="explicit",
+        load_model=("*",),
+        rate_limit="execution_count" if plan.is_limited else "off",
+        rate_limit_resource=plan.declared,
+        cache_config=(f"local,size={plan.cache_bytes}",) if plan.cache_bytes else (),
+    )
+    return World(
+        {model.name: _simulated(model) for model in plan.models},
+        options=options,
+        expected_errors=EXPECTED_ERRORS,
+        submit_door=plan.submit_door,
+    )
+
+
+def _simulated(plan: ModelPlan) -> SimulatedModel:
+    def latency(batch_size: int) -> float:
+        return (plan.base_ticks + plan.per_element_ticks * batch_size) * TICK_SECONDS
+
+    def behaviour(request: ExecuteRequest) -> Outcome:
+        number = int(request.request.id[1:])
+        if plan.fails_every and number % plan.fails_every == 0:
+            raise invalid_arg(_OWN_GOAL)
+        return echo(request)
+
+    def responses(request: ExecuteRequest) -> Sequence[tuple[float, Outcome]]:
+        answer = behaviour(request)
+        assert isinstance(answer, InferResponse)
+        count = (int(request.request.id[1:]) + plan.responses) % (plan.responses + 1)
+        return [(TICK_SECONDS * (number % 2), answer) for number in range(count)]
+
+    streams: Responses | None = responses if plan.responses else None
+    return SimulatedModel(
+        plan.config, latency=latency, behaviour=behaviour, depth=plan.depth, responses=streams
+    )
+
+
+class Play:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._clients: list[Client] = []
+
+    async def __call__(self, world: World) -> None:
+        """The scenario: the crowd, the faults, and the last round."""
+        plan = self._plan
+        self._clients = [world.client(f"c{number}") for number in range(plan.clients)]
+        async with trio.open_nursery() as nursery:
+            for number, client in enumerate(self._clients):
+                mine = [request for request in plan.requests if request.client == number]
+                if mine:
+                    nursery.start_soon(self._drive, client, mine)
+            for fault in plan.faults:
+                nursery.start_soon(self._strike, world, fault)
+        await world.all_answered()
+        await self._last_round(world)
+
+    async def _drive(self, client: Client, requests: Sequence[RequestPlan]) -> None:
+        """One client: what it asks and what it gives up, in the order of their instants."""
+        steps = [(request.at, False, request) for request in requests]
+        steps += [(one.cancel_at, True, one) for one in requests if one.cancel_at >= 0]
+        asked: dict[str, Asked] = {}
+        for at, is_cancellation, request in sorted(steps, key=lambda step: step[:2]):
+            await _until(at)
+            if client.has_vanished:
+                return
+            if is_cancellation:
+                client.cancel(asked[request.name])
+                continue
+            asked[request.name] = client.ask(
+                request.model,
+                request.name,
+                batch=request.batch,
+                dims=(request.width,),
+                content=request.content,
+                priority=request.priority,
+                timeout_us=request.timeout_ticks * TICK_US,
+                deadline_at=request.deadline_at,
+            )
+
+    async def _strike(self, world: World, fault: FaultPlan) -> None:
+        await _until(fault.at)
+        lasting = self._begin(world, fault)
+        if lasting is not None:
+            await lasting
+
+    def _begin(self, world: World, fault: FaultPlan) -> Awaitable[None] | None:
+        """Do it, or return what takes its time."""
+        seconds = fault.ticks * TICK_SECONDS
+        match fault.name:
+            case "slow_instance":
+                return faults.slow_instance(world, fault.victim, factor=4.0, seconds=seconds)
+            case "instance_crash":
+                faults.instance_crash(world, fault.victim)
+            case "worker_loss":
+                faults.worker_loss(world, fault.victim)
+            case "client_vanishes":
+                faults.client_vanishes(self._clients[int(fault.victim)])
+            case "stalled_reader":
+                client = self._clients[int(fault.victim)]
+                return faults.stalled_reader(client, seconds=seconds)
+            case "unload_in_flight":
+                after = seconds if fault.ticks else None
+                return faults.unload_in_flight(world, fault.victim, reload_after=after)
+            case "reload_in_flight":
+                return faults.reload_in_flight(world, fault.victim)
+            case "clock_leap":
+                return faults.clock_leap(world, seconds=seconds)
+            case _:
+                raise AssertionError(f"no fault is called {fault.name}")
+        return None
+
+    async def _last_round(self, world: World) -> None:
+        client = world.client("last")
+        for model in self._plan.models:
+            for number in range(len(model.instances)):
+                name = f"z{1000 + 100 * int(model.name[1:]) + number}"
+                client.ask(model.name, name, batch=min(1, model.max_batch))
+        await world.all_answered()
+
+
+async def _until(tick: int) -> None:
+    """A plan's instants are absolute; one that the clock leapt over is now."""
+    await trio.sleep_until(tick * TICK_SECONDS)

@@ -1,0 +1,82 @@
+"""Random worlds, a few hundred of them; CI judges many more with `make simulate`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulation.drawing import TICK_SECONDS, TICK_US, draw_plan
+from simulation.report import judge, summary
+from simulation.seeding import seeded_scheduler
+from simulation.sweep import CHUNK, run_chunk, sweep
+
+ROOT = Path(__file__).parents[2]
+CHUNKS = 6
+
+
+@pytest.mark.parametrize("first", range(0, CHUNKS * CHUNK, CHUNK))
+def test_every_promise_is_kept(first: int) -> None:
+    chunk = run_chunk(first, CHUNK)
+
+    assert not chunk.failures, "\n".join(text for _, text in chunk.failures)
+    assert chunk.requests > 10 * CHUNK
+
+
+def test_a_run_is_a_function_of_its_seed() -> None:
+    assert judge(7).digest == judge(7).digest
+    assert len({judge(seed).digest for seed in range(10)}) == 10
+
+
+def test_a_run_is_the_same_in_another_process_with_other_hashes() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-m", "simulation", "--seed", "23", "--digest"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+
+    assert digests == {judge(23).digest}
+
+
+def test_a_broken_promise_names_its_seed_and_how_to_see_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("simulation.world.complaints", lambda _: ["somebody overtook"])
+
+    verdict = judge(5)
+
+    assert verdict.problem == "somebody overtook"
+    assert "python -m simulation --seed 5" in summary(verdict)
+    assert not sweep(5, 2, processes=1)
+    assert "2 worlds broke a promise" in capsys.readouterr().out
+
+
+def test_plans_cover_what_can_be_configured() -> None:
+    """A draw that never happens tests nothing: each feature and fault has its share."""
+    with seeded_scheduler(0) as random:
+        plans = [draw_plan(random) for _ in range(400)]
+    text = "\n".join(model.config for plan in plans for model in plan.models)
+
+    for words in (
+        "max_batch_size: 0", "dynamic_batching", "preferred_batch_size", "max_queue_delay",
+        "priority_levels: 5", "priority_queue_policy", "timeout_action: DELAY",
+        "timeout_action: REJECT", "allow_timeout_override: true", "max_queue_size: 8",
+        "preserve_ordering: true", "decoupled: true", "response_cache", "rate_limiter",
+        "passive: true", "allow_ragged_batch: true", "count: 3",
+    ):  # fmt: skip
+        assert words in text
+    faults = {fault.name for plan in plans for fault in plan.faults}
+    assert faults == {
+        "slow_instance", "instance_crash", "worker_loss", "client_vanishes", "stalled_reader",
+        "unload_in_flight", "reload_in_flight", "clock_leap",
+    }  # fmt: skip
+    assert TICK_SECONDS * 1e6 == TICK_US
