@@ -173,6 +173,7 @@ class ExecuteSequences(Execute):
     """
 
     slots: Sequence[int]  # one per request
+    beginning: frozenset[int]  # the slots that have a new owner
     padding: InferRequest | None
 
 

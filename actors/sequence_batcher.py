@@ -59,9 +59,7 @@ _REASONS: Final = {
 }
 
 
-def refusal(
-    cause: SequenceRefusal, model_name: str, correlation_id: int | str = 0
-) -> ServerError:
+def refusal(cause: SequenceRefusal, model_name: str, correlation_id: int | str = 0) -> ServerError:
     """The wire text of a refusal; the words are Triton's."""
     match cause:
         case SequenceRefusal.BATCHED:
@@ -224,13 +222,14 @@ class SequenceBatcher:
         )
         refused = self._policy.submit(ticket, now)
         if refused is not None:
-            self._answer(submit, refusal(refused.cause, self._key[0], submit.request.correlation_id))
+            error = refusal(refused.cause, self._key[0], request.correlation_id)
+            self._answer(submit, error)
 
     def _dispatch(self, action: DispatchSlots) -> None:
         if self._ordering is not None:
             self._enter(self._ordering, action)
         submits = []
-        for _, ticket in action.places:
+        for _, ticket, _ in action.places:
             submit = _submit(ticket)
             request = self._inputs.of(submit.request, ticket.flags, ticket.correlation_id)
             submits.append(submit._replace(request=request))
@@ -242,6 +241,7 @@ class SequenceBatcher:
             action.size,
             action.closed_by,
             slots=[place.slot for place in action.places],
+            beginning=frozenset(place.slot for place in action.places if place.begins),
             padding=padding,
         )
         try:
@@ -254,7 +254,9 @@ class SequenceBatcher:
     def _enter(self, ordering: OrderingSeat, action: DispatchSlots) -> None:
         """Reserve the places of requests that have none yet in the order of replies."""
         new = [
-            ticket for _, ticket in action.places if _submit(ticket).reply is not ordering.replies
+            ticket
+            for _, ticket, _ in action.places
+            if _submit(ticket).reply is not ordering.replies
         ]
         if not new:
             return

@@ -144,7 +144,7 @@ class SequenceInstance(Instance):
             self._in_flight[submit.number] = responder
             responders.append(responder)
             by_slot[slot] = ExecuteRequest(
-                self._keeper.attach(slot, submit.request),
+                self._keeper.attach(slot, submit.request, begins=slot in batch.beginning),
                 submit.batch_size,
                 responder,
                 number=submit.number,

@@ -61,13 +61,16 @@ class StateKeeper:
     def has_states(self) -> bool:
         return bool(self._places)
 
-    def attach(self, slot: int, request: InferRequest) -> InferRequest:
-        """The request with the slot's states as further inputs; a START begins with new ones."""
+    def attach(self, slot: int, request: InferRequest, *, begins: bool) -> InferRequest:
+        """The request with the slot's states as further inputs.
+
+        They are new ones where the slot `begins` to belong to the sequence, and with a START.
+        """
         if not self._places:
             return request
-        current = self._slots.get(slot)
-        if current is None or SequenceFlag.START in request.sequence_flags:
-            current = self._slots[slot] = [self._begin(place) for place in range(len(self._places))]
+        if begins or SequenceFlag.START in request.sequence_flags:
+            self._slots[slot] = [self._begin(place) for place in range(len(self._places))]
+        current = self._slots[slot]
         wanted = request.requested_outputs
         if wanted:
             # A backend that leaves out what nobody asked for must not leave out the states.

@@ -136,7 +136,7 @@ class DirectBatcher:
             assert head is not None, "heads can be executed"
             if head.shape_key != reference.shape_key:
                 continue  # its place is padded; it stays at the head for a later batch
-            places.append(Place(slot.number, self._table.take_head(slot)))
+            places.append(Place.of(slot.number, self._table.take_head(slot)))
             if self._iterative:
                 self._running[head.id] = head
             if SequenceFlag.END in head.flags:

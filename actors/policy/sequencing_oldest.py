@@ -151,7 +151,7 @@ class OldestBatcher:
             match action:
                 case Dispatch(_, tickets, size, closed_by):
                     places = [
-                        Place(self._inside[inner.id].number, cast("SequenceTicket", inner.work))
+                        Place.of(self._inside[inner.id].number, cast("SequenceTicket", inner.work))
                         for inner in tickets
                     ]
                     actions.append(DispatchSlots(instance, places, size, closed_by))

@@ -59,6 +59,7 @@ class OpenSequence:
     slot: Slot | None = None
     backlog: deque[SequenceTicket] = field(default_factory=deque)
     active_at: float = 0.0  # of its last request, or when it got its slot
+    has_begun: bool = False  # a request of it has been dispatched
     is_ended: bool = False  # no further request belongs to it
 
 
@@ -82,10 +83,24 @@ class RefuseRequest:
 
 
 class Place(NamedTuple):
-    """One request of a batch, and the slot whose state goes with it."""
+    """One request of a batch, and the slot whose state goes with it.
+
+    The first one of a sequence `begins`: what its slot remembers is another sequence's. As a rule
+    that request carries START, but the one that did may have been cancelled.
+    """
 
     slot: int
     ticket: SequenceTicket
+    begins: bool
+
+    @classmethod
+    def of(cls, slot: int, ticket: SequenceTicket) -> Place:
+        """The place of a request that is dispatched now."""
+        sequence = ticket.sequence
+        assert sequence is not None, "whoever was let in belongs to a sequence"
+        begins = not sequence.has_begun
+        sequence.has_begun = True
+        return cls(slot, ticket, begins)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -145,7 +145,7 @@ class SequenceTimeline:
         assert not self.policy.step(now), "one step does everything"
 
     def _end(self, batch: DispatchSlots, now: float) -> None:
-        for _, ticket in batch.places:
+        for _, ticket, _ in batch.places:
             count = self._counts[ticket.id] = self._counts.get(ticket.id, 0) + 1
             again = self.comes_back(self._names[ticket.id], count)
             self.policy.released(ticket.id, now, rescheduled=again)
@@ -154,15 +154,15 @@ class SequenceTimeline:
     def _note(self, now: float, action: SequenceAction) -> None:
         match action:
             case DispatchSlots(instance, places, size, closed_by):
-                names = [self._names[ticket.id] for _, ticket in places]
+                names = [self._names[ticket.id] for _, ticket, _ in places]
                 if self.pads:
-                    by_slot = {slot: self._names[ticket.id] for slot, ticket in places}
+                    by_slot = {slot: self._names[ticket.id] for slot, ticket, _ in places}
                     names = [by_slot.get(slot, "-") for slot in range(size)]
                 assert len(names) == size
                 slots = tuple(place.slot for place in places)
                 self.ran.append(Ran(now, " ".join(names), slots, closed_by, instance))
                 self.seen += [
-                    (self._names[one.id], one.correlation_id, one.flags) for _, one in places
+                    (self._names[one.id], one.correlation_id, one.flags) for _, one, _ in places
                 ]
                 self._busy.append((now + self.durations[instance], action))
             case RefuseRequest(ticket, cause):

@@ -41,7 +41,7 @@ def keeper(states: str, **more: object) -> StateKeeper:
 
 
 def attached(kept: StateKeeper, slot: int, flags: SequenceFlag = SequenceFlag.NONE) -> list[Tensor]:
-    return kept.attach(slot, InferRequest("m", sequence_flags=flags)).inputs
+    return kept.attach(slot, InferRequest("m", sequence_flags=flags), begins=False).inputs
 
 
 def value(kept: StateKeeper, slot: int, flags: SequenceFlag = SequenceFlag.NONE) -> object:
@@ -136,6 +136,15 @@ def test_a_start_begins_anew_and_slots_have_their_own_states() -> None:
     assert value(kept, 0) == [[1, 0]]
 
 
+def test_a_new_owner_begins_anew_though_its_start_is_missing() -> None:
+    kept = keeper(state())
+    attached(kept, 0, START)
+    kept.take(0, response(S=[[1, 2]]))
+
+    (tensor,) = kept.attach(0, InferRequest("m"), begins=True).inputs
+    assert not tensor.array.any()
+
+
 def test_shape_and_datatype_follow_the_output() -> None:
     kept = keeper(state(dims="-1"))
     attached(kept, 0, START)
@@ -196,7 +205,7 @@ def test_a_backend_gets_its_states_though_nobody_asked_for_them() -> None:
     kept = keeper(state())
     asked = InferRequest("m", requested_outputs=("OUT",), sequence_flags=START)
 
-    assert kept.attach(0, asked).requested_outputs == ("OUT", "S")
+    assert kept.attach(0, asked, begins=False).requested_outputs == ("OUT", "S")
     assert asked.requested_outputs == ("OUT",)
     assert not asked.inputs
 
@@ -205,7 +214,7 @@ def test_padding_has_states_of_its_neighbour_s_shapes() -> None:
     kept = keeper(state(dims="-1"))
     attached(kept, 0, START)
     kept.take(0, response(S=[[1, 2, 3]]))
-    beside = kept.attach(0, InferRequest("m"))
+    beside = kept.attach(0, InferRequest("m"), begins=False)
 
     (tensor,) = kept.pad(InferRequest("m"), beside).inputs
     assert (tensor.name, tensor.array.tolist()) == ("IN_S", [[0, 0, 0]])
@@ -216,7 +225,7 @@ def test_without_states_requests_pass_as_they_are() -> None:
     asked = InferRequest("m")
 
     assert not kept.has_states
-    assert kept.attach(0, asked) is asked
+    assert kept.attach(0, asked, begins=True) is asked
     assert kept.pad(asked, asked) is asked
 
 
