@@ -55,6 +55,9 @@ from repo.backends.base import Timings
 REPLY_DOOR: Final = 256
 # Responses that a decoupled member may be ahead of its ensemble.
 MEMBER_WINDOW: Final = 8
+# Cancelled requests remembered while a door is not empty. The doors hold fewer; one that is
+# forgotten is merely run for nobody.
+MAX_EARLY: Final = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +156,7 @@ class Ensemble:
         if self._early:
             # Control is heard before the doors, so what matches nothing now may still be in one.
             missing = [number for number in self._early if not self._cancel(number)]
-            self._early = missing if any(map(len, self._doors)) else []
+            self._early = missing[-MAX_EARLY:] if any(map(len, self._doors)) else []
         while self._deadlines and self._deadlines[0][0] <= now:
             self._expire(heapq.heappop(self._deadlines)[1])
         self._tell_statistics()

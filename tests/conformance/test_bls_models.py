@@ -179,8 +179,8 @@ NOT_READY = "Failed for execute the inference request. Model '{}' is not ready."
         (
             "ready_unknown",
             (
-                "raised Failed to check model readiness: Request for unknown model: 'nowhere' is not "
-                "found"
+                "raised Failed to check model readiness: Request for unknown model: 'nowhere' is "
+                "not found"
             ),
         ),
     ],
