@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import struct
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conformance.http_rest import MAX_INPUT, Rest, converse, pair, tensor
+from tests.conformance import grpc_models
+from tests.conformance.http_rest import IDENTITY, MAX_INPUT, Rest, converse, pair, tensor, wait_for
 
 pytest_plugins = ("tests.conformance.http_fixtures",)
 
@@ -490,6 +492,80 @@ def test_case_31_regions_are_off_by_default(sample_server: Any) -> None:
     ))  # fmt: skip
     assert rest.get("/v2/systemsharedmemory/status").json() == []
     rest.close()
+
+
+BROUGHT = """
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.double(each) for each in requests]
+    def double(self, request):
+        given = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", given * 2)])
+"""
+
+
+def test_case_33_a_model_that_its_client_brings(rest: Rest) -> None:
+    config = {
+        "backend": "python",
+        "input": [{"name": "IN", "data_type": "TYPE_FP32", "dims": [1]}],
+        "output": [{"name": "OUT", "data_type": "TYPE_FP32", "dims": [1]}],
+    }
+    code = base64.b64encode(BROUGHT.encode()).decode()
+    parameters = {"config": json.dumps(config), "file:1/model.py": code}
+    path = "/v2/repository/models/brought/load"
+    assert rest.post(path, {"parameters": parameters}).status == 200
+    index = rest.post("/v2/repository/index", {"ready": True}).json()
+    assert {"name": "brought", "version": "1", "state": "READY"} in index
+    response = rest.infer("brought", {"inputs": [tensor("IN", "FP32", [1], [21.0])]})
+    assert response.json()["outputs"][0]["data"] == [42.0]
+    assert rest.post("/v2/repository/models/brought/unload").status == 200
+
+    only_config = {"config": json.dumps({**config, "max_batch_size": 3})}
+    assert rest.post("/v2/repository/models/ident_FP16/load", {
+        "parameters": {"config": json.dumps({
+            "backend": "identity", "max_batch_size": 3,
+            "input": [{"name": "INPUT0", "data_type": "TYPE_FP16", "dims": [-1]}],
+            "output": [{"name": "OUTPUT0", "data_type": "TYPE_FP16", "dims": [-1]}],
+        })},
+    }).status == 200  # fmt: skip
+    assert rest.get("/v2/models/ident_FP16/config").json()["max_batch_size"] == 3
+    assert rest.post("/v2/repository/models/nobody/load", {"parameters": only_config}).status == 500
+    assert rest.post("/v2/repository/models/ident_FP16/unload").status == 200
+    assert rest.post("/v2/repository/models/ident_FP16/load").status == 200
+    assert rest.get("/v2/models/ident_FP16/config").json()["max_batch_size"] == 8
+
+
+def test_case_34_the_index_and_those_who_are_composed(
+    tmp_path: Path, run_server: Callable[..., Any]
+) -> None:
+    plain = IDENTITY % (0, "TYPE_FP32", "[ -1 ]", "TYPE_FP32", "[ -1 ]", "")
+    grpc_models.write_model(tmp_path, "member", plain)
+    ensemble = plain.replace('backend: "identity"', 'platform: "ensemble"') + (
+        'ensemble_scheduling { step { model_name: "member" model_version: -1 '
+        'input_map { key: "INPUT0" value: "INPUT0" } '
+        'output_map { key: "OUTPUT0" value: "OUTPUT0" } } }'
+    )
+    grpc_models.write_model(tmp_path, "whole", ensemble)
+    flags = ("--model-control-mode=explicit", "--load-model=whole", "--allow-cpu-metrics=false")
+    with run_server(tmp_path, *flags) as running:
+        rest = Rest(running.http)
+        body = {"inputs": [tensor("INPUT0", "FP32", [1], [1.0])]}
+        assert rest.infer("whole", body).json()["outputs"][0]["data"] == [1.0]
+
+        def ready() -> set[str]:
+            rows = rest.post("/v2/repository/index", {"ready": True}).json()
+            return {row["name"] for row in rows}
+
+        assert ready() == {"whole", "member"}
+        order = {"parameters": {"unload_dependents": True}}
+        assert rest.post("/v2/repository/models/whole/unload", order).status == 200
+        wait_for(lambda: not ready())
+        response = rest.post("/v2/repository/index", {"ready": "x"})
+        assert (response.status, response.error) == (
+            400, "Invalid value for 'ready': expected a boolean",
+        )  # fmt: skip
+        rest.close()
 
 
 def test_case_35_what_is_counted(rest: Rest) -> None:

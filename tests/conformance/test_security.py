@@ -86,7 +86,8 @@ def test_cve_2023_31036_files_of_a_load_stay_inside(
 ) -> None:
     name = name.replace("/{outside}", str(tmp_path))
     body = {"parameters": {"config": "{}", name: base64.b64encode(b"x").decode()}}
-    rest.post("/v2/repository/models/ident_BOOL/load", body)
+    response = rest.post("/v2/repository/models/ident_BOOL/load", body)
+    assert response.status in (400, 500), response.status
     places = (tmp_path, http_notes.parent, Path.cwd(), Path.cwd().parent, Path("/"), Path.home())
     assert not [each for place in places for each in place.glob("*escaped*")]
 
