@@ -8,12 +8,13 @@ a model asks for; worker processes for `model.py` are the executor's work.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from protocol.status import ServerError, invalid_arg
+from protocol.status import ServerError, internal, invalid_arg
 from repo.autocomplete import accept_completed
 from repo.backends.base import Backend, InstanceContext
 from repo.backends.reshaping import ReshapingBackend
@@ -39,15 +40,49 @@ _NATIVE: Final = {
 def backend_class(backend: str) -> type[Backend]:
     """The class of a backend that runs in a thread of the server.
 
-    Raises ServerError INVALID_ARG when none is built in or installed.
+    Raises ServerError INVALID_ARG when none is built in or installed, INTERNAL when an installed
+    one cannot be used.
     """
     native = _NATIVE.get(backend)
     if native is not None:
         module, _, name = native.partition(":")
-        return _checked(getattr(importlib.import_module(module), name), backend)
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=backend):
-        return _checked(entry.load(), backend)
-    raise unknown_backend(backend)
+        found: type[Backend] = getattr(importlib.import_module(module), name)
+        return found
+    return _installed(backend)
+
+
+def _installed(backend: str) -> type[Backend]:
+    entries = {entry.value: entry for entry in entry_points(group=ENTRY_POINT_GROUP, name=backend)}
+    if not entries:
+        raise unknown_backend(backend)
+    if len(entries) > 1:
+        raise internal(
+            f"backend '{backend}' is brought by several packages: {', '.join(sorted(entries))}; "
+            "uninstall all but one"
+        )
+    ((target, entry),) = entries.items()
+    with _others_code(f"backend '{backend}' cannot be imported from '{target}'"):
+        found = entry.load()
+    if not (isinstance(found, type) and issubclass(found, Backend)):
+        raise internal(
+            f"backend '{backend}' is no troupe.backends.Backend; its entry point '{target}' in "
+            f"'{ENTRY_POINT_GROUP}' must name one"
+        )
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise internal(f"backend '{backend}' ('{target}') does not define {', '.join(missing)}")
+    return found
+
+
+@contextmanager
+def _others_code(doing: str) -> Iterator[None]:
+    """Code of an installed package may raise anything; it fails one model, not the server."""
+    try:
+        yield
+    except ServerError:
+        raise
+    except Exception as error:
+        raise internal(f"{doing}: {type(error).__name__}: {error}") from error
 
 
 def unknown_backend(backend: str) -> ServerError:
@@ -62,14 +97,26 @@ def create_backend(context: InstanceContext) -> Backend:
 
     Outputs leave it in the shapes that the configuration promises, also where it reshapes them.
     """
-    backend = backend_class(context.config.backend)(context)
+    name = context.config.backend
+    make = backend_class(name)
+    if name in _NATIVE:
+        backend = make(context)
+    else:
+        with _others_code(f"backend '{name}' cannot be made for '{context.instance_name}'"):
+            backend = make(context)
     shapes = OutputShapes.compile(context.config)
     return backend if shapes is None else ReshapingBackend(backend, shapes)
 
 
 def auto_complete(context: InstanceContext) -> ModelConfig:
     """The configuration with what the model's files tell. Raises ServerError."""
-    completed = backend_class(context.config.backend).auto_complete(context)
+    name = context.config.backend
+    complete = backend_class(name).auto_complete
+    if name in _NATIVE:
+        completed = complete(context)
+    else:
+        with _others_code(f"backend '{name}' cannot complete model '{context.model_name}'"):
+            completed = complete(context)
     return accept_completed(context.config, completed)
 
 
@@ -98,12 +145,3 @@ def own_module(config: ModelConfig) -> Path | None:
 def preferred_groups(config: ModelConfig) -> Sequence[PreferredGroup]:
     """The instance groups that a backend prefers where the configuration names none."""
     return (PreferredGroup("GPU"),) if config.backend == PYTHON else ()
-
-
-def _checked(found: object, backend: str) -> type[Backend]:
-    if isinstance(found, type) and issubclass(found, Backend):
-        return found
-    raise invalid_arg(
-        f"backend '{backend}' is no repo.backends.base.Backend; "
-        f"its entry point in '{ENTRY_POINT_GROUP}' must name one"
-    )

@@ -352,7 +352,7 @@ def test_an_installed_backend_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, "Sent")
 
-    with pytest.raises(ServerError, match=r"is no repo\.backends\.base\.Backend"):
+    with pytest.raises(ServerError, match=r"is no troupe\.backends\.Backend"):
         registry.create_backend(_context('backend: "mine"'))
 
 

@@ -1,0 +1,1 @@
+"""Two small backends for Troupe: `scale` answers once, `countdown` as often as it is told."""
