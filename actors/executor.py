@@ -141,4 +141,5 @@ class ThreadExecutor:
                 job.error = _describe(error)
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(job.done.set)
+            del job  # an idle instance keeps no tensors
         self._backend.unload()

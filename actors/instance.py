@@ -254,6 +254,7 @@ class Instance:
         """One batch after the other; there are as many carriers as grants."""
         async for batch in self._execute:
             await self._run_batch(batch)
+            del batch  # an idle instance keeps no tensors
             self._grants.executed(self.index)
 
     async def _warm_up(self, sample: WarmupSample) -> None:

@@ -299,6 +299,19 @@ def resident_kib(server: Any) -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+def test_an_idle_server_keeps_no_tensors(rest: Rest, http_server: Any) -> None:
+    count = 16 << 20
+    body = {
+        "inputs": [tensor("INPUT0", "FP32", [1, count], binary_data_size=4 * count)],
+        "parameters": {"binary_data_output": True},
+    }
+    before = resident_kib(http_server)
+    response = rest.infer("ident_FP32", body, bytes(4 * count))
+    assert len(response.body) > 4 * count
+    assert rest.get("/v2/health/live").status == 200
+    wait_for(lambda: resident_kib(http_server) - before < 40_000)
+
+
 def test_a_thousand_cut_connections_leave_nothing_behind(rest: Rest, http_server: Any) -> None:
     stages = [
         b"",
