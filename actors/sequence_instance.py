@@ -19,13 +19,13 @@ from actors.messages import Execute, ExecuteSequences, Released, Reply, Submit
 from protocol.inference import InferResponse, SequenceFlag
 from protocol.status import ServerError
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
-from repo.implicit_state import SlotStates, StateKeeper
+from repo.implicit_state import SequenceState, StateKeeper
 
 
 class _SlotResponder(Responder):
     """Keeps the states that a response carries, and tells when its request has ended."""
 
-    __slots__ = ("_keeper", "_released", "_reschedules", "_slot")
+    __slots__ = ("_released", "_reschedules", "_state")
 
     def __init__(
         self,
@@ -35,14 +35,12 @@ class _SlotResponder(Responder):
         timings: Timings,
         *,
         first: FirstResponses | None,
-        slot: int,
-        keeper: StateKeeper,
+        state: SequenceState,
         released: Door[Released] | None,
         reschedules: bool,
     ) -> None:
         super().__init__(submit, token, in_flight, timings, first=first)
-        self._slot = slot
-        self._keeper = keeper
+        self._state = state
         self._released = released
         self._reschedules = reschedules
 
@@ -69,7 +67,7 @@ class _SlotResponder(Responder):
 
     def _reply(self, outcome: Outcome | None, final: bool) -> Reply:
         if isinstance(outcome, InferResponse):
-            self._keeper.take(self._slot, outcome)
+            self._state.take(outcome)
         return super()._reply(outcome, final)
 
     def _finish(self) -> None:
@@ -129,26 +127,27 @@ class SequenceInstance(Instance):
         responders: list[Responder] = []
         by_slot: dict[int, ExecuteRequest] = {}
         for submit, slot in zip(batch.submits, batch.slots, strict=True):
-            again = self._reschedules and SequenceFlag.START not in submit.request.sequence_flags
+            flags = submit.request.sequence_flags
+            again = self._reschedules and SequenceFlag.START not in flags
+            state = self._keeper.of(slot, flags, begins=slot in batch.beginning)
             responder = _SlotResponder(
                 submit,
                 token,
                 self._in_flight,
                 timings,
                 first=None if again else self._first_responses,
-                slot=slot,
-                keeper=self._keeper,
+                state=state,
                 released=self._released,
                 reschedules=self._reschedules,
             )
             self._in_flight[submit.number] = responder
             responders.append(responder)
             by_slot[slot] = ExecuteRequest(
-                self._keeper.attach(slot, submit.request, begins=slot in batch.beginning),
+                state.attach(submit.request),
                 submit.batch_size,
                 responder,
                 number=submit.number,
-                states=SlotStates(self._keeper, slot) if self._keeper.has_states else None,
+                states=state if self._keeper.has_states else None,
             )
         requests = list(by_slot.values())
         if batch.padding is None or len(requests) == batch.batch_size:

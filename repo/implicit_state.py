@@ -11,7 +11,7 @@ behind must not be seen. Input and output belong together as one entry of the co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,8 @@ class StatePlan:
 
     states: tuple[StateSettings, ...]
     initial: tuple[Tensor, ...]  # under the names of the inputs
-    outputs: frozenset[str]  # what responses may carry to a client
+    places: Mapping[str, int]  # output name → which state
+    hidden: frozenset[str]  # outputs that clients do not see
 
     @classmethod
     def load(cls, config: ModelConfig, model_directory: Path) -> StatePlan:
@@ -44,7 +45,8 @@ class StatePlan:
         return cls(
             states,
             tuple(_initial(state, batch, model_directory) for state in states),
-            frozenset(out.name for out in config.output),
+            {state.output_name: place for place, state in enumerate(states)},
+            frozenset(state.output_name for state in states) - {out.name for out in config.output},
         )
 
 
@@ -53,81 +55,86 @@ class StateKeeper:
 
     def __init__(self, plan: StatePlan) -> None:
         self._plan = plan
-        self._places = {state.output_name: place for place, state in enumerate(plan.states)}
-        self._hidden = frozenset(self._places) - plan.outputs
-        self._slots: dict[int, list[Tensor]] = {}
+        self._slots: dict[int, SequenceState] = {}
 
     @property
     def has_states(self) -> bool:
-        return bool(self._places)
+        return bool(self._plan.states)
 
-    def attach(self, slot: int, request: InferRequest, *, begins: bool) -> InferRequest:
-        """The request with the slot's states as further inputs.
+    def of(self, slot: int, flags: SequenceFlag, *, begins: bool) -> SequenceState:
+        """The state with which a slot's next request is executed.
 
-        They are new ones where the slot `begins` to belong to the sequence, and with a START.
+        It is a new one where the slot `begins` to belong to the sequence, and with a START. What
+        still goes on with the old one does not touch it.
         """
-        if not self._places:
-            return request
-        if begins or SequenceFlag.START in request.sequence_flags:
-            self._slots[slot] = [self._begin(place) for place in range(len(self._places))]
-        current = self._slots[slot]
-        wanted = request.requested_outputs
-        if wanted:
-            # A backend that leaves out what nobody asked for must not leave out the states.
-            wanted = tuple(dict.fromkeys((*wanted, *self._places)))
-        return replace(request, inputs=request.inputs + current, requested_outputs=wanted)
+        if begins or SequenceFlag.START in flags:
+            self._slots[slot] = SequenceState(self._plan)
+        return self._slots[slot]
 
     def pad(self, padding: InferRequest, beside: InferRequest) -> InferRequest:
         """A padding request with states of the same shapes as those attached to `beside`."""
-        if not self._places:
+        if not self._plan.states:
             return padding
         names = {state.input_name for state in self._plan.states}
         states = [zeros_like(tensor) for tensor in beside.inputs if tensor.name in names]
         return replace(padding, inputs=padding.inputs + states)
 
-    def take(self, slot: int, response: InferResponse) -> None:
+
+class SequenceState:
+    """What the server remembers of one sequence, from a START on.
+
+    A backend may replace a state itself through `ExecuteRequest.update_state`; its thread then
+    calls `update`. Nobody else is here at that time, for the sequence's next request must wait.
+    """
+
+    __slots__ = ("_current", "_plan")
+
+    def __init__(self, plan: StatePlan) -> None:
+        self._plan = plan
+        self._current = [_begun(*pair) for pair in zip(plan.states, plan.initial, strict=True)]
+
+    def attach(self, request: InferRequest) -> InferRequest:
+        """The request with the states as further inputs."""
+        if not self._current:
+            return request
+        wanted = request.requested_outputs
+        if wanted:
+            # A backend that leaves out what nobody asked for must not leave out the states.
+            wanted = tuple(dict.fromkeys((*wanted, *self._plan.places)))
+        return replace(request, inputs=request.inputs + self._current, requested_outputs=wanted)
+
+    def take(self, response: InferResponse) -> None:
         """Keep the states that a response carries, and hide those that are no outputs.
 
         A state that it does not carry stays as it is.
         """
+        if not self._current:
+            return
         for tensor in response.outputs:
-            if tensor.name in self._places:
-                self.update(slot, tensor)
-        if self._hidden:
-            response.outputs = [one for one in response.outputs if one.name not in self._hidden]
+            if tensor.name in self._plan.places:
+                self.update(tensor)
+        hidden = self._plan.hidden
+        if hidden:
+            response.outputs = [one for one in response.outputs if one.name not in hidden]
 
-    def update(self, slot: int, tensor: Tensor) -> None:
+    def update(self, tensor: Tensor) -> None:
         """Replace the state whose output has the tensor's name. Raises ServerError INVALID_ARG."""
-        place = self._places.get(tensor.name)
+        place = self._plan.places.get(tensor.name)
         if place is None:
             raise invalid_arg(f"state '{tensor.name}' is not a valid state name.")
         settings = self._plan.states[place]
-        current = self._slots[slot]
+        current = self._current
         if settings.same_buffer and _fits(current[place], tensor):
             np.copyto(current[place].array, tensor.array)
             return
         current[place] = _own(settings.input_name, tensor, is_shared=settings.same_buffer)
 
-    def _begin(self, place: int) -> Tensor:
-        """A sequence's own buffer where the model may write into it, else the common beginning."""
-        initial = self._plan.initial[place]
-        if not self._plan.states[place].same_buffer:
-            return initial
-        return _own(initial.name, initial, is_shared=True)
 
-
-class SlotStates:
-    """A slot's states as a backend may replace them; see `ExecuteRequest.update_state`."""
-
-    __slots__ = ("_keeper", "_slot")
-
-    def __init__(self, keeper: StateKeeper, slot: int) -> None:
-        self._keeper = keeper
-        self._slot = slot
-
-    def update(self, tensor: Tensor) -> None:
-        """Raises ServerError INVALID_ARG for a name that is no state's output."""
-        self._keeper.update(self._slot, tensor)
+def _begun(settings: StateSettings, initial: Tensor) -> Tensor:
+    """A sequence's own buffer where the model may write into it, else the common beginning."""
+    if not settings.same_buffer:
+        return initial
+    return _own(initial.name, initial, is_shared=True)
 
 
 def _own(name: str, tensor: Tensor, *, is_shared: bool) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest
-from repo.implicit_state import SlotStates, StateKeeper, StatePlan
+from repo.implicit_state import SequenceState, StateKeeper, StatePlan
 from repo.pbtxt import parse_config
 
 START = SequenceFlag.START
@@ -41,7 +41,15 @@ def keeper(states: str, **more: object) -> StateKeeper:
 
 
 def attached(kept: StateKeeper, slot: int, flags: SequenceFlag = SequenceFlag.NONE) -> list[Tensor]:
-    return kept.attach(slot, InferRequest("m", sequence_flags=flags), begins=False).inputs
+    return kept.of(slot, flags, begins=False).attach(InferRequest("m")).inputs
+
+
+def take(kept: StateKeeper, slot: int, answer: InferResponse) -> None:
+    going_on(kept, slot).take(answer)
+
+
+def going_on(kept: StateKeeper, slot: int) -> SequenceState:
+    return kept.of(slot, SequenceFlag.NONE, begins=False)
 
 
 def value(kept: StateKeeper, slot: int, flags: SequenceFlag = SequenceFlag.NONE) -> object:
@@ -118,7 +126,7 @@ def test_a_response_carries_the_next_state_and_the_client_does_not_see_it() -> N
     kept = keeper(state() + state("SHOWN", dims="1"))
     attached(kept, 0, START)
     answer = response(OUT=[[9]], S=[[1, 2]], SHOWN=[[3]])
-    kept.take(0, answer)
+    take(kept, 0, answer)
 
     assert [tensor.name for tensor in answer.outputs] == ["OUT", "SHOWN"]
     assert [one.array.tolist() for one in attached(kept, 0)] == [[[1, 2]], [[3]]]
@@ -128,7 +136,7 @@ def test_a_start_begins_anew_and_slots_have_their_own_states() -> None:
     kept = keeper(state())
     for slot in (0, 1):
         attached(kept, slot, START)
-        kept.take(slot, response(S=[[slot + 1, 0]]))
+        take(kept, slot, response(S=[[slot + 1, 0]]))
 
     assert value(kept, 0) == [[1, 0]]
     assert value(kept, 1) == [[2, 0]]
@@ -139,17 +147,26 @@ def test_a_start_begins_anew_and_slots_have_their_own_states() -> None:
 def test_a_new_owner_begins_anew_though_its_start_is_missing() -> None:
     kept = keeper(state())
     attached(kept, 0, START)
-    kept.take(0, response(S=[[1, 2]]))
+    take(kept, 0, response(S=[[1, 2]]))
 
-    (tensor,) = kept.attach(0, InferRequest("m"), begins=True).inputs
+    (tensor,) = kept.of(0, SequenceFlag.NONE, begins=True).attach(InferRequest("m")).inputs
     assert not tensor.array.any()
+
+
+def test_a_late_answer_to_the_last_owner_does_not_touch_the_next_one() -> None:
+    kept = keeper(state())
+    last = kept.of(0, START, begins=True)
+    attached(kept, 0, START)
+    last.take(response(S=[[1, 2]]))
+
+    assert value(kept, 0) == [[0, 0]]
 
 
 def test_shape_and_datatype_follow_the_output() -> None:
     kept = keeper(state(dims="-1"))
     attached(kept, 0, START)
     wide = Tensor.from_array("S", np.array([[1.5, 2.5, 3.5]], np.float32))
-    kept.take(0, InferResponse("m", "1", outputs=[wide]))
+    take(kept, 0, InferResponse("m", "1", outputs=[wide]))
     (tensor,) = attached(kept, 0)
 
     assert (tensor.name, tensor.datatype, tensor.shape) == ("IN_S", "FP32", (1, 3))
@@ -159,7 +176,7 @@ def test_a_state_outlives_the_batch_it_was_part_of() -> None:
     kept = keeper(state())
     attached(kept, 0, START)
     batch = np.array([[1, 2], [3, 4]], np.int32)
-    kept.take(0, InferResponse("m", "1", outputs=[Tensor.from_array("S", batch[:1])]))
+    take(kept, 0, InferResponse("m", "1", outputs=[Tensor.from_array("S", batch[:1])]))
     batch[:] = 0
 
     assert value(kept, 0) == [[1, 2]]
@@ -168,12 +185,12 @@ def test_a_state_outlives_the_batch_it_was_part_of() -> None:
 def test_no_update_leaves_a_state_and_writing_into_it_is_not_possible() -> None:
     kept = keeper(state())
     attached(kept, 0, START)
-    kept.take(0, response(OUT=[[1]]))
+    take(kept, 0, response(OUT=[[1]]))
     (tensor,) = attached(kept, 0)
 
     with pytest.raises(ValueError, match="read-only"):
         tensor.array[...] = 7
-    kept.take(0, response(S=[[5, 5]]))
+    take(kept, 0, response(S=[[5, 5]]))
     with pytest.raises(ValueError, match="read-only"):
         attached(kept, 0)[0].array[...] = 7
 
@@ -184,7 +201,7 @@ def test_one_buffer_for_input_and_output_shows_what_the_model_wrote_into_it() ->
     buffer.array[...] = 7
 
     assert value(kept, 0) == [[7, 7]]
-    kept.take(0, response(S=[[1, 2]]))
+    take(kept, 0, response(S=[[1, 2]]))
     assert attached(kept, 0)[0] is buffer
     assert value(kept, 0) == [[1, 2]]
     assert value(kept, 1, START) == [[0, 0]]
@@ -194,7 +211,7 @@ def test_one_buffer_for_input_and_output_shows_what_the_model_wrote_into_it() ->
 def test_a_buffer_gives_way_to_another_size() -> None:
     kept = keeper(state(dims="-1", more="use_same_buffer_for_input_output: true"))
     attached(kept, 0, START)
-    kept.take(0, response(S=[[1, 2, 3]]))
+    take(kept, 0, response(S=[[1, 2, 3]]))
     (buffer,) = attached(kept, 0)
     buffer.array[...] = 4
 
@@ -202,10 +219,10 @@ def test_a_buffer_gives_way_to_another_size() -> None:
 
 
 def test_a_backend_gets_its_states_though_nobody_asked_for_them() -> None:
-    kept = keeper(state())
-    asked = InferRequest("m", requested_outputs=("OUT",), sequence_flags=START)
+    begun = keeper(state()).of(0, START, begins=True)
+    asked = InferRequest("m", requested_outputs=("OUT",))
 
-    assert kept.attach(0, asked, begins=False).requested_outputs == ("OUT", "S")
+    assert begun.attach(asked).requested_outputs == ("OUT", "S")
     assert asked.requested_outputs == ("OUT",)
     assert not asked.inputs
 
@@ -213,8 +230,8 @@ def test_a_backend_gets_its_states_though_nobody_asked_for_them() -> None:
 def test_padding_has_states_of_its_neighbour_s_shapes() -> None:
     kept = keeper(state(dims="-1"))
     attached(kept, 0, START)
-    kept.take(0, response(S=[[1, 2, 3]]))
-    beside = kept.attach(0, InferRequest("m"), begins=False)
+    take(kept, 0, response(S=[[1, 2, 3]]))
+    beside = going_on(kept, 0).attach(InferRequest("m"))
 
     (tensor,) = kept.pad(InferRequest("m"), beside).inputs
     assert (tensor.name, tensor.array.tolist()) == ("IN_S", [[0, 0, 0]])
@@ -225,7 +242,7 @@ def test_without_states_requests_pass_as_they_are() -> None:
     asked = InferRequest("m")
 
     assert not kept.has_states
-    assert kept.attach(0, asked, begins=True) is asked
+    assert kept.of(0, START, begins=True).attach(asked) is asked
     assert kept.pad(asked, asked) is asked
 
 
@@ -238,7 +255,7 @@ def test_the_first_entry_of_a_name_counts() -> None:
 def test_a_backend_may_replace_a_state_by_its_name_only() -> None:
     kept = keeper(state())
     attached(kept, 0, START)
-    request = ExecuteRequest(InferRequest("m"), 1, Silent(), states=SlotStates(kept, 0))
+    request = ExecuteRequest(InferRequest("m"), 1, Silent(), states=going_on(kept, 0))
     request.update_state(Tensor.from_array("S", np.array([[8, 9]], np.int32)))
 
     assert value(kept, 0) == [[8, 9]]
