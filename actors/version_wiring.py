@@ -43,6 +43,7 @@ from actors.sequence_batcher import SequenceBatcher
 from actors.strategy import ModelStrategy
 from repo.backends.base import InstanceContext
 from repo.batch_strategy import load_strategy
+from repo.host_policy import HostPolicies
 from repo.instance_groups import InstanceSpec
 from repo.model_config import (
     batching_settings,
@@ -78,6 +79,7 @@ class VersionPorts:
     limiter: Door[LimiterMessage] | None  # None: --rate-limit=off
     limiter_numbers: Iterator[int]
     cache: ResponseCacheActor | None
+    host_policies: HostPolicies
     calls: Calls  # for those that pass work on: ensembles
     services: InstanceServices
 
@@ -253,7 +255,7 @@ def executors_of(
     """One for each instance, with what the server does for it."""
     return [
         ports.make_executor(
-            _context(description, version, spec, settings),
+            _context(description, version, spec, settings, ports),
             _services(ports, seat, index),
         )
         for index, spec in enumerate(description.instances)
@@ -268,7 +270,11 @@ def _services(ports: VersionPorts, seat: LimiterSeat | None, index: int) -> Inst
 
 
 def _context(
-    description: ModelDescription, version: int, spec: InstanceSpec, settings: Mapping[str, str]
+    description: ModelDescription,
+    version: int,
+    spec: InstanceSpec,
+    settings: Mapping[str, str],
+    ports: VersionPorts,
 ) -> InstanceContext:
     return InstanceContext(
         config=description.config,
@@ -278,6 +284,7 @@ def _context(
         kind=spec.kind,
         device_id=spec.device_id,
         settings=settings,
+        cores=ports.host_policies.cores_of(spec.host_policy),
     )
 
 
