@@ -80,7 +80,8 @@ class PyTorchBackend(Backend):
             streams = [cuda.Stream(self.context.device_id)]
         for stream in streams:
             cuda.set_stream(stream)
-        if self.context.kind == "GPU":
+        if streams:
+            # Each of them made its device the current one; a MODEL instance begins at the first.
             cuda.set_device(self.context.device_id)
         return streams
 

@@ -701,6 +701,17 @@ def test_a_gpu_instance_needs_a_gpu(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("kind", ["GPU", "MODEL"])
+def test_a_device_has_a_stream_for_the_instance(tmp_path: Path, kind: str) -> None:
+    backend = loaded(save(tmp_path, Difference()), pair("x", "y"), kind=kind)
+
+    assert answer(backend, floats("x", *X), floats("y", *Y), batch_size=1)["D"] == [[4, 5]]
+    assert torch.cuda.current_stream() != torch.cuda.default_stream()
+    backend.unload()
+
+
 def test_states_leave_with_every_response(tmp_path: Path) -> None:
     text = (
         f"max_batch_size: 4 {tensor('input', 'X__0')} {tensor('output', 'D__0')} "

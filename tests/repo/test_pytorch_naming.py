@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from protocol.status import ServerError, StatusCode
 from repo.backends import registry
 from repo.backends.base import InstanceContext
+from repo.backends.pytorch import PyTorchBackend
 from repo.backends.pytorch_call_spec import plan_call_spec
 from repo.backends.pytorch_naming import Argument, Plan, plan_forward
 from repo.backends.pytorch_settings import ThreadCounts, TorchSettings, model_file
@@ -534,6 +536,46 @@ def test_without_torch_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         "sys.modules); install it with: pip install 'troupe[torch]'"
     )
     backend.unload()
+
+
+@dataclass
+class Cuda:
+    """torch.cuda on a machine with two devices, as far as streams go."""
+
+    current: int = 1
+    streams: list[int] = field(default_factory=list)
+
+    def is_available(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 2
+
+    def Stream(self, device: int) -> int:  # noqa: N802  # torch's name
+        return device
+
+    def set_stream(self, stream: int) -> None:
+        self.streams.append(stream)
+        self.current = stream
+
+    def set_device(self, device: int) -> None:
+        self.current = device
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "streams", "current"),
+    [("GPU", 1, [1], 1), ("MODEL", 0, [0, 1], 0), ("CPU", 0, [], 1)],
+)
+def test_an_instance_has_streams_of_its_own(
+    tmp_path: Path, kind: str, device: int, streams: list[int], current: int
+) -> None:
+    cuda = Cuda()
+    backend = PyTorchBackend(replace(context(tmp_path, kind=kind), device_id=device))
+    backend._torch = SimpleNamespace(cuda=cuda, device=lambda *where: where)
+
+    assert backend._own_streams() == streams
+    assert (cuda.streams, cuda.current) == (streams, current)
+    assert backend._device() == {"GPU": ("cuda", 1), "CPU": ("cpu",), "MODEL": None}[kind]
 
 
 def test_nothing_is_completed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
