@@ -7,6 +7,8 @@ header that changes on each call; one call at a time; 600 kB tensors. HTTP: bina
 servers take turns, `ROUNDS` times; a ratio is taken within a round and the table gives the median
 with its extremes. CPU is user and system time of the server process per answer. uvicorn with
 httptools and uvloop is installed into `.peers/wire` by the first run.
+
+    python bench/wire.py --before FOLDER  # Troupe beside itself as it is in another checkout
 """
 
 from __future__ import annotations
@@ -59,13 +61,13 @@ class Server:
 
 
 @contextmanager
-def running(name: str, repository: Path) -> Iterator[Server]:
+def running(name: str, repository: Path, *, before: Path = ROOT) -> Iterator[Server]:
     """Start a server by its name in the table, wait for it, end it."""
     grpc_port, http_port, metrics_port = free_ports(3)
-    if name == "troupe":
+    if name in {"troupe", "before"}:
         command = [
             sys.executable,
-            str(ROOT / "bench" / "wire_server.py"),
+            str((before if name == "before" else ROOT) / "bench" / "wire_server.py"),
             f"--model-repository={repository}",
             "--http-address=127.0.0.1",
             "--grpc-address=127.0.0.1",
@@ -157,54 +159,65 @@ ROWS = (
 )
 
 
-def measure(rows: tuple[Row, ...], rounds: int) -> None:
+def measure(rows: tuple[Row, ...], rounds: int, before: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder)
         (repository / "noop" / "1").mkdir(parents=True)
         (repository / "noop" / "config.pbtxt").write_text(MODEL)
-        print("| load | server | answers/s | mean latency µs | CPU µs/answer | Troupe is |")
-        print("|---|---|--:|--:|--:|--:|")
+        print(
+            "| load | server | answers/s | mean latency µs | CPU µs/answer "
+            "| Troupe's answers/s are | of Troupe's CPU |"
+        )
+        print("|---|---|--:|--:|--:|--:|--:|")
         for row in rows:
-            print_row(row, repository, rounds)
+            print_row(row, repository, rounds, before)
 
 
-def print_row(row: Row, repository: Path, rounds: int) -> None:
-    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in row.servers}
+def print_row(row: Row, repository: Path, rounds: int, before: Path | None) -> None:
+    servers = row.servers if before is None else ("troupe", "before")
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in servers}
     for number in range(rounds):
-        order = row.servers if number % 2 == 0 else row.servers[::-1]
+        order = servers if number % 2 == 0 else servers[::-1]
         for name in order:
-            with running(name, repository) as server:
-                before = server.cpu_seconds()
+            with running(name, repository, before=before or ROOT) as server:
+                began = server.cpu_seconds()
                 result = row.drive(server)
-                spent = server.cpu_seconds() - before
+                spent = server.cpu_seconds() - began
             rate = result["answers_per_second"]
             assert not result["failed"], f"{name} failed {result['failed']} calls"
             answers = max(1.0, rate * SECONDS * 1.1)
             taken[name].append((rate, result["latency_us"], spent / answers * 1e6))
-    for name in row.servers:
+    for name in servers:
         rate, latency, cpu = (
             statistics.median(column) for column in zip(*taken[name], strict=True)
         )
-        ratios = [
-            ours[0] / theirs[0] for ours, theirs in zip(taken["troupe"], taken[name], strict=True)
-        ]
-        verdict = (
-            ""
-            if name == "troupe"
-            else f"{statistics.median(ratios):.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
-        )
+        rounds_of_both = list(zip(taken["troupe"], taken[name], strict=True))
+        verdicts = ["", ""]
+        if name != "troupe":
+            verdicts = [
+                spread([ours[0] / theirs[0] for ours, theirs in rounds_of_both]),
+                spread([theirs[2] / ours[2] for ours, theirs in rounds_of_both]),
+            ]
         print(
-            f"| {row.title} | {name} | {rate:,.0f} | {latency:,.0f} | {cpu:,.0f} | {verdict} |",
+            f"| {row.title} | {name} | {rate:,.0f} | {latency:,.0f} | {cpu:,.0f} "
+            f"| {verdicts[0]} | {verdicts[1]} |",
             flush=True,
         )
+
+
+def spread(ratios: list[float]) -> str:
+    """The median with its extremes."""
+    return f"{statistics.median(ratios):.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="rows whose title contains this")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--before", type=Path, help="another checkout, in place of the peers")
     given = parser.parse_args()
-    measure(tuple(row for row in ROWS if given.only in row.title), given.rounds)
+    rows = tuple(row for row in ROWS if given.only in row.title)
+    measure(rows, given.rounds, given.before)
 
 
 if __name__ == "__main__":
