@@ -19,6 +19,9 @@ Latency = Callable[[int], float]
 Behaviour = Callable[[ExecuteRequest], Outcome]
 """What the simulated model answers to one request."""
 
+Together = Callable[[Sequence[ExecuteRequest]], Sequence[Outcome]]
+"""What a simulated model answers to a whole batch; a ServerError that it raises is for all."""
+
 Responses = Callable[[ExecuteRequest], Sequence[tuple[float, Outcome]]]
 """What a decoupled model answers to one request: pauses in seconds, each before its response."""
 
@@ -48,6 +51,7 @@ class SimulatedExecutor:
         *,
         latency: Latency,
         behaviour: Behaviour,
+        together: Together | None,
         responses: Responses | None,
         trace: Trace,
         ledger: Ledger,
@@ -59,6 +63,7 @@ class SimulatedExecutor:
         self.slowness = 1.0  # fault: executions take this many times as long
         self._latency = latency
         self._behaviour = behaviour
+        self._together = together
         self._responses = responses
         self._trace = trace
         self._ledger = ledger
@@ -131,7 +136,11 @@ class SimulatedExecutor:
         with trio.move_on_after(seconds):
             await self._lost.wait()
             raise unavailable(f"Stub process '{self.name}' is not healthy.")
-        outcomes = [await self._answer(request) for request in requests]
+        outcomes: Sequence[Outcome | None]
+        if self._together is not None:
+            outcomes = self._together(requests)
+        else:
+            outcomes = [await self._answer(request) for request in requests]
         timings.infer_ns = int(seconds * 1e9)
         pairs = zip(requests, outcomes, strict=True)
         asked = [outcome for request, outcome in pairs if not request.is_null]

@@ -44,7 +44,7 @@ from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
 from simulation.checkers import complaints
 from simulation.clients import REPLY_WINDOW, Client
-from simulation.executor import Behaviour, Latency, Responses, SimulatedExecutor, echo
+from simulation.executor import Behaviour, Latency, Responses, SimulatedExecutor, Together, echo
 from simulation.ledger import Ledger, Life
 from simulation.leftovers import open_doors, remembered_mailboxes
 from simulation.seeding import seeded_scheduler
@@ -65,13 +65,15 @@ class Violation(AssertionError):  # a fact, as a test's reader sees it
 class SimulatedModel:
     """A model that computes nothing: its configuration, how long it takes, what it answers.
 
-    `directory` is only for models whose files matter. `responses` is for decoupled ones.
+    `together` answers whole batches instead. `directory` is only for models whose files matter,
+    `responses` for decoupled ones.
     """
 
     config: str
     latency: Latency = lambda _: 0.0
     behaviour: Behaviour = echo
     depth: int = 1
+    together: Together | None = None
     directory: Path | None = None
     responses: Responses | None = None
 
@@ -304,6 +306,7 @@ class World:
             context,
             latency=model.latency,
             behaviour=model.behaviour,
+            together=model.together,
             responses=model.responses,
             trace=self.trace,
             ledger=self.ledger,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, cast
+
 import pytest
 import trio
 import trio.testing
@@ -31,7 +34,7 @@ def world(
 
 async def statistics(world: World) -> dict[str, dict[str, int]]:
     answer = await world.core.control_plane.model_statistics("m", "")
-    (row,) = answer["model_stats"]  # type: ignore[misc]  # JSON
+    (row,) = cast("list[Any]", answer["model_stats"])
     counts: dict[str, dict[str, int]] = row["inference_stats"] | {
         "executions": {"count": row["execution_count"], "ns": 0},
         "inferences": {"count": row["inference_count"], "ns": 0},
@@ -39,7 +42,7 @@ async def statistics(world: World) -> dict[str, dict[str, int]]:
     return counts
 
 
-def test_the_second_of_two_equal_requests_is_answered_at_once() -> None:
+def test_71_the_second_of_two_equal_requests_is_answered_at_once() -> None:
     async def scenario(world: World) -> None:
         first = await world.infer("m", id="first")
         second = await world.infer("m", id="second")
@@ -149,7 +152,7 @@ def test_a_cancelled_leader_leaves_the_work_to_its_follower() -> None:
     assert [event.detail for event in trace.of("execute")] == ["", "follower"]
 
 
-def test_a_response_larger_than_the_cache_is_only_logged(
+def test_72_a_response_larger_than_the_cache_is_only_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     options = ServerOptions(model_repository=("simulated",), cache_config=("local,size=200",))
@@ -174,3 +177,23 @@ def test_without_a_cache_the_model_s_wish_changes_nothing() -> None:
     trace = world(options=ServerOptions(model_repository=("simulated",))).run(scenario)
 
     assert len(trace.batches()) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("model_transaction_policy { decoupled: true }", "'decoupled' transaction policy"),
+        ("sequence_batching { }", "sequence batching scheduler"),
+    ],
+)
+def test_73_a_model_that_cannot_be_cached_does_not_load(more: str, what: str) -> None:
+    options = replace(CACHE, exit_on_error=False)
+
+    async def scenario(world: World) -> None:
+        (row,) = world.core.control_plane.repository_index("", ready_only=False)
+        assert f"Response Cache does not currently support model m with {what}." in str(
+            row["reason"]
+        )
+
+    model = SimulatedModel(f"{CONFIG} {more}")
+    world(model, options=options, expected_errors=("Poll failed",)).run(scenario)
