@@ -32,6 +32,7 @@ from actors.messages import (
     VersionKey,
 )
 from actors.policy.sequencing import (
+    CorrelationId,
     DispatchSlots,
     RefuseRequest,
     SequencePolicy,
@@ -59,7 +60,9 @@ _REASONS: Final = {
 }
 
 
-def refusal(cause: SequenceRefusal, model_name: str, correlation_id: int | str = 0) -> ServerError:
+def refusal(
+    cause: SequenceRefusal, model_name: str, correlation_id: CorrelationId = 0
+) -> ServerError:
     """The wire text of a refusal; the words are Triton's."""
     match cause:
         case SequenceRefusal.BATCHED:
@@ -180,7 +183,7 @@ class SequenceBatcher:
                 case DispatchSlots():
                     self._dispatch(action)
                 case RefuseRequest(ticket, cause):
-                    self._refuse(_submit(ticket), cause, now)
+                    self._refuse(_submit(ticket), cause, now, ticket.correlation_id)
                 case WarnOfConflict(correlation_id):
                     log.warning(
                         "sequence %s of model '%s' starts anew before it has ended",
@@ -206,7 +209,7 @@ class SequenceBatcher:
 
     def _admit(self, submit: Submit, now: float) -> None:
         if submit.number in self._cancelled:
-            self._refuse(submit, SequenceRefusal.CANCELLED, now)
+            self._refuse(submit, SequenceRefusal.CANCELLED, now, submit.request.correlation_id)
             return
         request = submit.request
         ticket = SequenceTicket(
@@ -272,11 +275,13 @@ class SequenceBatcher:
         if len(self._door):
             self._cancelled.add(number)
 
-    def _refuse(self, submit: Submit, cause: SequenceRefusal, now: float) -> None:
+    def _refuse(
+        self, submit: Submit, cause: SequenceRefusal, now: float, correlation_id: CorrelationId
+    ) -> None:
         """Answer a request that had been let in; unlike one refused at the door, it is counted."""
         reason = _REASONS.get(cause, "OTHER")
         self._refused.setdefault(reason, []).append(now - submit.submitted_at)
-        self._answer(submit, refusal(cause, self._key[0], submit.request.correlation_id))
+        self._answer(submit, refusal(cause, self._key[0], correlation_id))
 
     def _tell_statistics(self) -> None:
         for reason in list(self._refused):
