@@ -30,6 +30,8 @@ _DESCRIPTOR_BYTES: Final = socket.CMSG_SPACE(4)
 
 # From this start on, restarts and further instances are likely enough to be worth 16 MB.
 STARTS_WITHOUT_ZYGOTE: Final = 4
+# A zygote that takes longer than this is not waited for.
+SETTLE_SECONDS: Final = 5.0
 
 
 class Starter(Protocol):
@@ -57,6 +59,7 @@ class Zygote:
         self._process: Child | None = None
         self._variables: Mapping[str, str] = {}
         self._asking = trio.Lock()
+        self._settled = trio.Event()  # ready, or known not to come
         self.fork_count = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -65,6 +68,16 @@ class Zygote:
         It is not replaced if it dies: workers are started afresh then.
         """
         task_status.started()
+        try:
+            await self._run()
+        finally:
+            self._settled.set()
+
+    async def settle(self) -> None:
+        """Wait until it is ready or known not to come."""
+        await self._settled.wait()
+
+    async def _run(self) -> None:
         own = own_environment()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with trio.socket.from_stdlib_socket(ours) as connection:
@@ -106,6 +119,7 @@ class Zygote:
         if await connection.recv(len(READY)) == READY:
             self._socket = connection
             self._variables = variables
+        self._settled.set()
 
     async def _fork(self, descriptors: Sequence[int], log: Log) -> Child | None:
         """Have a worker forked; None when the zygote cannot."""
@@ -165,8 +179,11 @@ class ZygoteOnDemand:
         await self._zygote.run()
 
     async def start(self, spec: WorkerSpec, descriptors: Sequence[int], *, log: Log) -> Child:
-        """A worker: a fresh interpreter until the zygote is there. Raises OSError."""
+        """A worker: a fresh interpreter at first, then forked. Raises OSError."""
         self._starts += 1
         if self._starts >= STARTS_WITHOUT_ZYGOTE:
             self._wanted.set()
+            # Waiting for one interpreter is sooner done than starting another beside it.
+            with trio.move_on_after(SETTLE_SECONDS):
+                await self._zygote.settle()
         return await self._zygote.start(spec, descriptors, log=log)
