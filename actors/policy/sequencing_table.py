@@ -141,8 +141,14 @@ class SlotTable:
             instance: [Slot(instance, number) for number in range(settings.slots_per_instance)]
             for instance in instances
         }
-        # Slot 0 of every instance first, so that batches stay short.
-        self._free = [(slot.number, slot.instance) for row in self.rows.values() for slot in row]
+        # Slot 0 of every instance first, so that batches stay short; among equals the one that has
+        # been free longest, so that short sequences do not all go to the same instance.
+        self._freed = itertools.count()
+        self._free = [
+            (slot.number, next(self._freed), slot.instance)
+            for row in self.rows.values()
+            for slot in row
+        ]
         heapq.heapify(self._free)
         self._open: dict[CorrelationId, OpenSequence] = {}
         self._backlog: OrderedDict[OpenSequence, None] = OrderedDict()
@@ -177,7 +183,7 @@ class SlotTable:
         if sequence is None:
             sequence = self._open[ticket.correlation_id] = OpenSequence(ticket.correlation_id)
             if self._free:
-                number, instance = heapq.heappop(self._free)
+                number, _, instance = heapq.heappop(self._free)
                 self._give(self.rows[instance][number], sequence, now)
             else:
                 self._backlog[sequence] = None
@@ -270,7 +276,7 @@ class SlotTable:
                 return
             self._close(sequence)
             self._refuse_all(sequence.backlog, SequenceRefusal.CANCELLED, actions)
-        heapq.heappush(self._free, (slot.number, slot.instance))
+        heapq.heappush(self._free, (slot.number, next(self._freed), slot.instance))
 
     def abandon(self) -> list[SequenceTicket]:
         """Drop everything that waits, and hand it back in order of arrival."""

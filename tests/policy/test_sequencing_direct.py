@@ -230,6 +230,17 @@ def test_slot_zero_of_every_instance_comes_first() -> None:
     assert [(ran.instance, ran.names) for ran in line.ran] == [(0, "s1 s3"), (1, "s2 s4")]
 
 
+def test_short_sequences_spread_over_the_instances() -> None:
+    line = direct(1, durations=[10.0, 10.0])
+    for sequence in range(1, 5):
+        line.send(sequence, f"s{sequence}", sequence, "SE")
+    line.play()
+
+    assert [(ran.at, ran.names, ran.instance) for ran in line.ran] == [
+        (1, "s1", 0), (2, "s2", 1), (11, "s3", 0), (12, "s4", 1),
+    ]  # fmt: skip
+
+
 def test_a_freed_low_slot_is_taken_before_a_high_one() -> None:
     line = direct(4).send(0, "a", 1, "S").send(0, "b", 2, "S").send(0, "c", 3, "S")
     line.send(5, "a2", 1, "E").send(10, "d", 4, "S").play()

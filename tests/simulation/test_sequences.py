@@ -362,6 +362,32 @@ def test_55_the_kind_of_an_id_must_fit_its_control() -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", ["direct { }", "oldest { }"])
+def test_a_model_without_batching_has_one_slot_per_instance(strategy: str) -> None:
+    shapes: list[dict[str, tuple[int, ...]]] = []
+    model = Accumulator()
+
+    def watched(asked: ExecuteRequest) -> Outcome:
+        shapes.append({tensor.name: tensor.shape for tensor in asked.request.inputs})
+        assert asked.batch_size == 0
+        return model(asked)
+
+    groups = "instance_group { count: 2 kind: KIND_CPU } "
+    groups += 'instance_group { name: "idle" kind: KIND_CPU passive: true }'
+    play = Play(config(strategy, max_batch=0) + groups, watched)
+    for sequence in (1, 2, 3):
+        asked = request(sequence, S | (E if sequence == 1 else N), sequence, id=f"{sequence}")
+        asked.inputs = [asked.inputs[0].reshaped((1,))]
+        play.send(0, asked)
+    play.run()
+
+    assert play.answers == {"1": 1, "2": 2, "3": 3}
+    # The third waits for the slot of the first, and nobody runs on the passive instance.
+    assert play.at == {"1": 1, "2": 1, "3": 2}
+    assert {event.who for event in play.world.trace.of("execute")} == {"m_0_0", "m_0_1"}
+    assert shapes[0] == {"INPUT": (1,), "START": (1,), "END": (1,), "READY": (1,), "CORRID": (1,)}
+
+
 OLDEST = "oldest {{ max_candidate_sequences: {} max_queue_delay_microseconds: 5000000 }}"
 
 
