@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import trio
@@ -26,8 +25,10 @@ class DirectGrants:
     def executed(self, index: int) -> None:
         # Room is certain: the door holds every grant that all instances can have out. A closed
         # door means that the scheduler has left; what it still dispatched is run all the same.
-        with contextlib.suppress(trio.BrokenResourceError):
+        try:
             self.door.send_nowait(Grant(index))
+        except trio.BrokenResourceError:
+            return
 
 
 @dataclass(frozen=True, slots=True, eq=False)

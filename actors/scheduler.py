@@ -158,8 +158,9 @@ class Scheduler:
             self._balance(self._limiter)
         else:
             # Without a request there is nothing that a grant could be used for.
-            self._grants.hush(self.pending() == 0)
-        self._tell_statistics()
+            self._grants.hush(not policy.pending and not any(map(len, self._doors)))
+        if self._refused:
+            self._tell_statistics()
 
     def _balance(self, limiter: LimiterSeat) -> None:
         """Ask for the executions that could be used, and give back those that cannot.
