@@ -60,6 +60,8 @@ class _SlotResponder(Responder):
 
     def _come_back(self, outcome: Rescheduled) -> None:
         """Leave without a word to the caller, who goes on waiting."""
+        if self._finished:
+            return  # it has been answered, because its instance ended
         if self._release(rescheduled=True):
             super()._finish()
         else:
