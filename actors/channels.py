@@ -1,9 +1,8 @@
 """How actors talk: doors into a mailbox, a doorbell, and a watch for what readers only look at.
 
-A `Mailbox` belongs to one actor. Each kind of message enters through a `Door` of its own, a
-bounded trio memory channel, so that one kind can neither delay nor crowd out another. trio cannot
-wait for several channels at once; every door therefore rings the same bell, and the actor waits for
-that and then drains its doors in the order it prefers.
+A `Mailbox` belongs to one actor. Each kind of message enters through a `Door` of its own, a bounded
+queue, so that one kind can neither delay nor crowd out another. Every door rings the same bell; the
+actor waits for that and then drains its doors in the order it prefers.
 
 A `Watch` is the one sanctioned way of sharing: a single writer swaps in immutable snapshots.
 """

@@ -41,9 +41,7 @@ class Life:
     is_dynamic: bool
     is_decoupled: bool
     is_cached: bool
-    batches: bool  # its tensors have a batch dimension
     instances: tuple[InstanceSpec, ...]
-    has_strategy: bool = False
     is_iterative: bool = False
     has_sequences: bool = False
     told_to_end_at: float = math.inf  # drained, unloaded, replaced or crashed

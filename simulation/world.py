@@ -36,7 +36,6 @@ from repo.model_config import (
     batching_settings,
     copy_config,
     is_decoupled,
-    parameter,
     scheduling_choice,
     sequence_settings,
 )
@@ -327,9 +326,7 @@ class World:
             is_dynamic=scheduling_choice(config) == "dynamic_batching",
             is_decoupled=is_decoupled(config),
             is_cached=config.response_cache.enable and self._options.cache_bytes is not None,
-            batches=config.max_batch_size > 0,
             instances=description.instances,
-            has_strategy=parameter(config, "TRITON_BATCH_STRATEGY_PATH") is not None,
             has_sequences=sequences is not None,
             is_iterative=sequences is not None and sequences.iterative,
         )
