@@ -86,9 +86,13 @@ def _was_rejected(asked: Asked) -> bool:
 
 
 def nothing_is_pending(ledger: Ledger) -> Iterator[str]:
-    """When everybody has been answered, the gauges stand at zero."""
+    """When everybody has been answered, the gauges stand at zero.
+
+    Not so with sequences: a cancelled request keeps its place until its sequence has had its turn.
+    """
+    with_sequences = {life.model for life in ledger.lives if life.has_sequences}
     for model, pending in ledger.pending.items():
-        if pending:
+        if pending and model not in with_sequences:
             yield f"{pending} requests of {model} are said to be pending"
 
 
