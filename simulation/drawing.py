@@ -26,7 +26,7 @@ _MAX_RESOURCE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """One model; latency is `base + per_element * batch size` ticks."""
+    """One model; latency is `base + per_element * batch size` ticks, and up to `jitter` more."""
 
     name: str
     config: str
@@ -35,6 +35,7 @@ class ModelPlan:
     instances: tuple[str, ...]  # those that are not passive
     base_ticks: int
     per_element_ticks: int
+    jitter_ticks: int
     depth: int
     responses: int  # per request of a decoupled model; 0 for any other
     fails_every: int  # every nth request is answered with an error; 0: none is
@@ -140,6 +141,7 @@ def model(name: str, number: int, *, is_limited: bool, has_cache: bool) -> Model
         instances=instances,
         base_ticks=random.choice((0, 1, 2, 4, 8, 16)),
         per_element_ticks=random.choice((0, 0, 1, 2)),
+        jitter_ticks=random.choice((0, 0, 3, 9)),
         depth=random.choice((1, 1, 2)),
         responses=random.randint(1, 6) if is_decoupled else 0,
         fails_every=random.choice((0, 0, 0, 0, 2, 5)),
@@ -155,7 +157,7 @@ def _draw_batching(random: Random, max_batch: int, levels: int) -> list[str]:
     delay = random.choice((0, 0, 1, 2, 4, 8, 16, 64))
     if delay:
         lines.append(f"max_queue_delay_microseconds: {delay * TICK_US}")
-    preserves = levels <= 1 and random.random() < 0.25
+    preserves = levels <= 1 and random.random() < 0.4
     if preserves:
         lines.append("preserve_ordering: true")
     if levels:

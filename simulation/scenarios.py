@@ -6,6 +6,7 @@ instances: who lost a grant, a resource or a place in a queue on the way cannot 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
@@ -46,8 +47,12 @@ def world_of(plan: Plan) -> World:
 
 
 def _simulated(plan: ModelPlan) -> SimulatedModel:
+    executions = itertools.count()
+
     def latency(batch_size: int) -> float:
-        return (plan.base_ticks + plan.per_element_ticks * batch_size) * TICK_SECONDS
+        # Seven has no factor in common with any range of jitter, so that all of it is met.
+        jitter = 7 * next(executions) % (plan.jitter_ticks + 1)
+        return (plan.base_ticks + plan.per_element_ticks * batch_size + jitter) * TICK_SECONDS
 
     def behaviour(request: ExecuteRequest) -> Outcome:
         number = int(request.request.id[1:])

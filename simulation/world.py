@@ -52,6 +52,8 @@ from simulation.traces import Trace
 # A run that has reached this instant waits for something that will never happen. No scenario lasts
 # that long, and the clock gets there at once.
 STUCK_AT_SECONDS: Final = 1e7
+# Turns of the event loop within one instant of virtual time; a burst takes a few hundred.
+_TURNS_AT_ONE_INSTANT: Final = 50_000
 # Different configurations that stay prepared: those of a test module or of many random worlds.
 _PREPARED_MODELS: Final = 4096
 
@@ -111,6 +113,25 @@ class _WallClock:
 
     def now_ms(self) -> int:
         return int(trio.current_time() * 1e3)
+
+
+class _Patience(trio.abc.Instrument):
+    """Ends a run that goes round in circles while its clock stands still."""
+
+    def __init__(self, clock: trio.abc.Clock) -> None:
+        self.limit = trio.CancelScope()
+        self._clock = clock
+        self._instant = 0.0
+        self._turns = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        now = self._clock.current_time()
+        if now != self._instant:
+            self._instant = now
+            self._turns = 0
+        self._turns += 1
+        if self._turns == _TURNS_AT_ONE_INSTANT:
+            self.limit.cancel()
 
 
 class _ErrorLog(logging.Handler):
@@ -194,7 +215,14 @@ class World:
                 remembered_mailboxes() as mailboxes,
                 seeded_scheduler(seed) as self.random,
             ):
-                trio.run(self._run, scenario, clock=self.clock)
+                patience = _Patience(self.clock)
+                trio.run(
+                    self._run,
+                    scenario,
+                    patience.limit,
+                    clock=self.clock,
+                    instruments=[patience],
+                )
             self.ledger.leftovers = open_doors(mailboxes)
         finally:
             log.removeHandler(errors)
@@ -256,14 +284,15 @@ class World:
 
     # --- the run ---------------------------------------------------------------------------------
 
-    async def _run(self, scenario: Scenario) -> None:
+    async def _run(self, scenario: Scenario, limit: trio.CancelScope) -> None:
         ports = Ports(
             source=_Source(self._models),
             make_executor=self._make_executor_with,
             wall_clock=_WallClock(),
         )
         self.core = wire_core(self._options, ports, server_version="simulated")
-        with trio.move_on_at(STUCK_AT_SECONDS) as limit:
+        limit.deadline = STUCK_AT_SECONDS
+        with limit:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._run_core)
                 async with trio.open_nursery() as self._nursery:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import pytest
+import trio
 
 from actors.channels import Mailbox
 from actors.counters import BatchCounters, VersionCounters
@@ -334,6 +335,15 @@ def test_a_run_that_waits_for_ever_ends_and_says_who_has_no_answer() -> None:
         client = world.client()
         client.ask("m", "forgotten")
         client.stall()
+
+    with pytest.raises(Violation, match="the run got stuck"):
+        World({"m": SimulatedModel(model_config(None))}).run(scenario)
+
+
+def test_a_run_that_goes_round_in_circles_ends_too() -> None:
+    async def scenario(_: World) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
 
     with pytest.raises(Violation, match="the run got stuck"):
         World({"m": SimulatedModel(model_config(None))}).run(scenario)
