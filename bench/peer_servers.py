@@ -91,7 +91,8 @@ def start_triton(
 
 def troupe_command() -> Path:
     """The `troupe` command of the repository's own environment."""
-    return peers.ROOT / ".venv" / "bin" / "troupe"
+    root: Path = peers.ROOT
+    return root / ".venv" / "bin" / "troupe"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ UINT64 = 2**64
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Iterator[Path]:
+def objects(tmp_path: Path) -> Path:
     """Where shared-memory objects live; `data` has two pages."""
     (tmp_path / "data").write_bytes(bytes(range(256)) * (2 * PAGE // 256))
     return tmp_path

@@ -35,7 +35,7 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source") / "example"  # building leaves files behind
     shutil.copytree(EXAMPLE, source)
     target = tmp_path_factory.mktemp("installed")
-    arguments = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", target]
+    arguments = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", f"--target={target}"]
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *arguments, source], check=True, timeout=120
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.conformance import grpc_models
 
-Code = grpc.StatusCode
+Code: TypeAlias = grpc.StatusCode
 Request = Any
 
 SIMPLE = [("INPUT0", "INT32", [1, 16]), ("INPUT1", "INT32", [1, 16])]

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,10 @@ from repo.backends import registry
 from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Outcome, Timings
 from repo.pbtxt import parse_config
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; .ci/run installs it")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; .ci/run installs it")
 
 pytestmark = [
     pytest.mark.torch,

@@ -7,8 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ from repo.config_json import to_json
 from repo.pbtxt import parse_config
 from tests.actors.process_rig import load_error, request, running
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; .ci/run installs it")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; .ci/run installs it")
 
 pytestmark = [
     pytest.mark.torch,
@@ -193,7 +197,7 @@ def test_options_of_the_compiler(backend: Any) -> None:
         ),
     ):
         given = parameters(**{key: text})
-        assert refused(backend, lambda given=given: backend._compile_options(given)) == message
+        assert refused(backend, partial(backend._compile_options, given)) == message
 
 
 def test_files_are_looked_for_in_order(backend: Any, tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def drive(python: Path, flavour: str, endpoint: Endpoint, more: Sequence[str]) -
 
 
 def client_python(release: str) -> Path:
-    return peers.PEERS / "clients" / release / "bin" / "python"
+    peer_environments: Path = peers.PEERS
+    return peer_environments / "clients" / release / "bin" / "python"
 
 
 def main() -> int:
