@@ -19,11 +19,11 @@ from repo.backends.registry import PYTHON, auto_complete, preferred_groups
 from repo.config_json import from_json
 from repo.instance_groups import DeviceTable
 from repo.model_config import ModelConfig, ensemble_scheduling
-from repo.overrides import LoadOverrides, OverrideDirectory, parse_overrides
+from repo.overrides import LoadOverrides, override_directory, parse_overrides
 from repo.pbtxt import read_config
 from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
 from repo.scan import ModelEntry, ModelIdentity, Repository, read_entry, scan
-from repo.storage import LocalStorage, open_storage
+from repo.storage import Checkout, LocalStorage, open_storage
 
 CompletePython = Callable[[InstanceContext], Awaitable[str | None]]
 """Asks a model.py for its configuration, as JSON; None when it has nothing to say."""
@@ -70,28 +70,38 @@ class DiskSource:
             if any(identity.name == name for identity in listing.duplicates):
                 raise not_found(DUPLICATE)
             raise not_found("")
-        return self._prepare(self._choose_config(entry, overrides), entry)
+        checkout = entry.storage.checkout(entry.directory)
+        return self._prepare(
+            self._choose_config(entry, overrides, checkout.directory), entry, checkout
+        )
 
     def _describe_override(self, name: str, overrides: LoadOverrides) -> ModelDescription:
         """A model made of a request's files; what stands in the repository is not looked at."""
         assert overrides.config is not None, "files come with a configuration"
-        directory = OverrideDirectory(name, overrides.files)
-        storage = LocalStorage(str(directory.root))
+        checkout = override_directory(name, overrides.files)
+        storage = LocalStorage(str(checkout.directory.parent))
         entry = read_entry(storage, ModelIdentity("", name), name)
-        description = self._prepare(self._override(name, overrides.config), entry)
+        description = self._prepare(self._override(name, overrides.config), entry, checkout)
         self.forget(name)
-        return replace(description, override=directory)
+        return description
 
-    def _prepare(self, config: ModelConfig, entry: ModelEntry) -> ModelDescription:
-        return prepare(
+    def _prepare(
+        self, config: ModelConfig, entry: ModelEntry, checkout: Checkout
+    ) -> ModelDescription:
+        directory = checkout.directory
+        completes = not self._options.disable_auto_complete_config
+        description = prepare(
             config,
-            _files(entry),
+            _files(entry, directory),
             devices=self._devices,
-            complete=None if self._options.disable_auto_complete_config else self._complete(entry),
+            complete=self._complete(directory) if completes else None,
             prefer=preferred_groups,
         )
+        return replace(description, checkout=checkout)
 
-    def _choose_config(self, entry: ModelEntry, overrides: LoadOverrides) -> ModelConfig:
+    def _choose_config(
+        self, entry: ModelEntry, overrides: LoadOverrides, directory: Path
+    ) -> ModelConfig:
         """The request's, else the last request's while no file has changed, else the file's."""
         changed_ns = entry.timestamps.latest_ns
         if overrides.config is not None:
@@ -102,30 +112,30 @@ class DiskSource:
         if known is not None and known[1] == changed_ns:
             return self._override(entry.name, known[0])
         self.forget(entry.name)
-        return self._read_config(entry)
+        return self._read_config(entry, directory)
 
     def _override(self, name: str, text: str) -> ModelConfig:
         config = from_json(text)
         config.name = config.name or name
         return config
 
-    def _read_config(self, entry: ModelEntry) -> ModelConfig:
+    def _read_config(self, entry: ModelEntry, directory: Path) -> ModelConfig:
         path = entry.config_path(self._options.model_config_name)
         if path is not None:
-            return read_config(Path(entry.storage.full_path(path)))
+            return read_config(directory / Path(path).relative_to(entry.directory))
         if self._options.disable_auto_complete_config:
             path = f"{entry.path}/config.pbtxt"
             raise internal(f"failed to open text file for read {path}: No such file or directory")
         return ModelConfig(name=entry.name)
 
-    def _complete(self, entry: ModelEntry) -> Complete:
+    def _complete(self, directory: Path) -> Complete:
         def complete(config: ModelConfig, version: int) -> ModelConfig:
             if ensemble_scheduling(config) is not None:
                 return config  # it has no files that could tell anything
             context = InstanceContext(
                 config=config,
                 version=version,
-                model_directory=Path(entry.path),
+                model_directory=directory,
                 instance_name=config.name,
                 kind="CPU",
                 settings=self._options.backend_settings(config.backend),
@@ -155,9 +165,8 @@ def _may_complete_itself(context: InstanceContext) -> bool:
     return False
 
 
-def _files(entry: ModelEntry) -> ModelFiles:
+def _files(entry: ModelEntry, directory: Path) -> ModelFiles:
     """What preparation wants to know of the directory; formats are told by its first directory."""
-    directory = Path(entry.path)
     first = min(entry.subdirectories, default="")
     inside = (directory / first).iterdir() if first else ()
     return ModelFiles(

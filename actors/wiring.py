@@ -177,11 +177,11 @@ def _wire_any(
         actors = wire_sequences(description, version, ports=ports, settings=settings)
     else:
         actors = wire_version(description, version, ports=ports, settings=settings)
-    if description.override is None:
+    if description.checkout is None:
         return actors
-    # The files that a load request brought are deleted with the last version made of them.
-    description.override.retain()
-    return replace(actors, closers=[*actors.closers, description.override.release])
+    # A local copy is deleted with the last version made of it.
+    description.checkout.retain()
+    return replace(actors, closers=[*actors.closers, description.checkout.release])
 
 
 def _wire_cache(options: ServerOptions, facts: Door[Fact]) -> ResponseCacheActor | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from protocol.status import internal, invalid_arg
+from repo.storage import Checkout
 
 CONFIG: Final = "config"
 FILE_PREFIX: Final = "file:"
@@ -51,40 +52,28 @@ def parse_overrides(parameters: Mapping[str, str | bytes]) -> LoadOverrides:
     return LoadOverrides(config, files)
 
 
-class OverrideDirectory:
-    """The model directory `<root>/<model name>` made of a request's files.
+def override_directory(model_name: str, files: Mapping[str, bytes]) -> Checkout:
+    """The model directory `<fresh directory>/<model name>` made of a request's files.
 
-    `retain` it once per user, `release` it as often; it is deleted with the last one, or when
-    nobody refers to it any longer.
+    Raises ServerError: INVALID_ARG for a path that may not be, INTERNAL if it cannot be written.
     """
-
-    def __init__(self, model_name: str, files: Mapping[str, bytes]) -> None:
-        """Raises ServerError: INVALID_ARG for a path that may not be, INTERNAL if not written."""
-        places = {name: _place(name) for name in files}
-        self.root = Path(tempfile.mkdtemp(prefix="troupe-model-"))
-        self._delete = weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
-        self._users = 0
-        for name, content in files.items():
-            path = self.root / model_name / places[name]
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                self._delete()
-                raise invalid_arg(
-                    f"Invalid file parameter '{name}', directory has been created as a file"
-                ) from None
-            except OSError as error:
-                self._delete()
-                raise internal(f"failed to write file parameter '{name}': {error}") from None
-
-    def retain(self) -> None:
-        self._users += 1
-
-    def release(self) -> None:
-        self._users -= 1
-        if self._users <= 0:
-            self._delete()
+    places = {name: _place(name) for name in files}
+    root = Path(tempfile.mkdtemp(prefix="troupe-model-"))
+    checkout = Checkout(root / model_name, partial(shutil.rmtree, root, ignore_errors=True))
+    for name, content in files.items():
+        path = checkout.directory / places[name]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            checkout.release()
+            raise invalid_arg(
+                f"Invalid file parameter '{name}', directory has been created as a file"
+            ) from None
+        except OSError as error:
+            checkout.release()
+            raise internal(f"failed to write file parameter '{name}': {error}") from None
+    return checkout
 
 
 def _place(name: str) -> PurePosixPath:

@@ -23,8 +23,8 @@ from repo.instance_groups import (
 from repo.labels import load_labels
 from repo.model_config import ModelConfig
 from repo.normalise import normalise
-from repo.overrides import OverrideDirectory
 from repo.platforms import autofill
+from repo.storage import Checkout
 from repo.versions import discover_versions, select_versions
 
 Complete = Callable[[ModelConfig, int], ModelConfig]
@@ -44,7 +44,7 @@ class ModelDescription:
     versions: tuple[int, ...]  # those that the version policy selects, ascending
     instances: tuple[InstanceSpec, ...]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
-    override: OverrideDirectory | None = None  # holds the files that a load request brought
+    checkout: Checkout | None = None  # holds `directory` while versions made of it live
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ what it reads: model names, versions and configurations are the business of `sca
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,23 +29,40 @@ class Entry:
     is_directory: bool
 
 
-class Checkout(Protocol):
-    """A model directory on the local file system, held while a model made from it lives."""
+class Checkout:
+    """A model directory on the local file system, held while anything made from it lives.
 
-    @property
-    def directory(self) -> Path:
-        """Where the files are; valid until `release`."""
+    `retain` it once per user and `release` it as often: with the last one, or when nobody refers
+    to it any longer, `delete` is called, once. A directory that is local already has none.
+    """
+
+    def __init__(self, directory: Path, delete: Callable[[], object] | None = None) -> None:
+        self.directory = directory
+        self._delete = None if delete is None else weakref.finalize(self, delete)
+        self._users = 0
+
+    def retain(self) -> None:
+        self._users += 1
 
     def release(self) -> None:
-        """Give the directory back; a temporary copy is deleted. May be called more than once."""
+        self._users -= 1
+        if self._users <= 0 and self._delete is not None:
+            self._delete()
 
 
 class Storage(Protocol):
-    """One repository. All methods block; OSError says that the storage cannot be read."""
+    """One repository: list it, look when it changed, read from it, and make a model local.
+
+    All methods block; OSError says that the storage cannot be read.
+    """
 
     @property
     def location(self) -> str:
         """The repository as the operator named it."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether checkouts are the repository's own files, and no copies."""
 
     def entries(self, path: str = "") -> list[Entry]:
         """What stands directly in the directory `path`, sorted by name."""
@@ -61,17 +80,7 @@ class Storage(Protocol):
         """`path` as messages print it."""
 
     def checkout(self, path: str) -> Checkout:
-        """The directory `path` as local files."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalCheckout:
-    """A directory that is local already: nothing was copied, nothing is deleted."""
-
-    directory: Path
-
-    def release(self) -> None:
-        return
+        """The directory `path` as local files, in a directory of the same name."""
 
 
 class LocalStorage:
@@ -84,6 +93,10 @@ class LocalStorage:
     @property
     def location(self) -> str:
         return self._location
+
+    @property
+    def is_local(self) -> bool:
+        return True
 
     def entries(self, path: str = "") -> list[Entry]:
         with os.scandir(self._root / path) as found:
@@ -105,8 +118,8 @@ class LocalStorage:
     def full_path(self, path: str) -> str:
         return str(self._root / path)
 
-    def checkout(self, path: str) -> LocalCheckout:
-        return LocalCheckout(self._root / path)
+    def checkout(self, path: str) -> Checkout:
+        return Checkout(self._root / path)
 
 
 def open_storage(location: str) -> Storage:

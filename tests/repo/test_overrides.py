@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from protocol.status import ServerError, StatusCode
-from repo.overrides import LoadOverrides, OverrideDirectory, parse_overrides
+from repo.overrides import LoadOverrides, override_directory, parse_overrides
 
 
 def refusal(parameters: dict[str, str | bytes]) -> str:
     with pytest.raises(ServerError) as caught:
-        OverrideDirectory("m", parse_overrides(parameters).files)
+        override_directory("m", parse_overrides(parameters).files)
     assert caught.value.status is StatusCode.INVALID_ARG
     return caught.value.message
 
@@ -24,16 +24,17 @@ def test_nothing_is_an_override_of_nothing() -> None:
 
 def test_files_make_a_directory_that_ends_with_its_last_user() -> None:
     files = parse_overrides({"config": "{}", "file:1/model.py": b"a", "file:1/a/b.txt": b"b"}).files
-    directory = OverrideDirectory("m", files)
+    checkout = override_directory("m", files)
 
-    assert (directory.root / "m" / "1" / "model.py").read_bytes() == b"a"
-    assert (directory.root / "m" / "1" / "a" / "b.txt").read_bytes() == b"b"
-    directory.retain()
-    directory.retain()
-    directory.release()
-    assert directory.root.exists()
-    directory.release()
-    assert not directory.root.exists()
+    assert checkout.directory.name == "m"
+    assert (checkout.directory / "1" / "model.py").read_bytes() == b"a"
+    assert (checkout.directory / "1" / "a" / "b.txt").read_bytes() == b"b"
+    checkout.retain()
+    checkout.retain()
+    checkout.release()
+    assert checkout.directory.exists()
+    checkout.release()
+    assert not checkout.directory.parent.exists()
 
 
 @pytest.mark.parametrize(
