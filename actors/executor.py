@@ -9,6 +9,7 @@ thread. `actors/process_executor.py` keeps a model.py in a worker process, and
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import traceback
@@ -20,6 +21,8 @@ import trio
 
 from protocol.status import ServerError, internal
 from repo.backends.base import Backend, ExecuteRequest, Outcome, Timings
+
+log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -62,7 +65,7 @@ class _Job:
     error: ServerError | None = None
 
 
-def _describe(error: Exception) -> ServerError:
+def _describe(error: BaseException) -> ServerError:
     """What a client may know of an exception that backend code raised."""
     if isinstance(error, ServerError):
         return error
@@ -137,9 +140,19 @@ class ThreadExecutor:
         while (job := self._jobs.get()) is not None:
             try:
                 job.outcomes = job.work()
-            except Exception as error:  # noqa: BLE001  # ring boundary: model code may raise anything
+            # ring boundary: model code may raise anything, SystemExit too
+            except BaseException as error:  # noqa: BLE001
                 job.error = _describe(error)
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(job.done.set)
             del job  # an idle instance keeps no tensors
-        self._backend.unload()
+        self._unload()
+
+    def _unload(self) -> None:
+        """Nobody waits for this any longer, so what goes wrong is for the log alone."""
+        try:
+            self._backend.unload()
+        except BaseException:  # as above
+            log.exception(
+                "model instance '%s' failed to unload", self._backend.context.instance_name
+            )
