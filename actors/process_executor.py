@@ -5,8 +5,10 @@ stops the last. It knows which batch died with a worker and what becomes of it; 
 a worker's life is `process_worker`'s.
 
 A worker's death fails the batch that its model was running, and nothing else: a batch that still
-lay in the socket goes to the next worker. A worker that dies again without having answered
-anything, or whose model no longer loads, is replaced ever more slowly; requests fail meanwhile.
+lay in the socket goes to the next worker. Who of several requests is to blame is found by running
+them again in halves, unless the model must not be given a request twice. A worker that dies again
+without having answered anything, or whose model no longer loads, is replaced ever more slowly;
+requests fail meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Final
 
 import trio
 
+from actors.policy.bisection import DEATH_LIMIT, Bisection
 from actors.process_inflight import Death, not_healthy
 from actors.process_ports import BlsPort, Log, MetricsPort
 from actors.process_worker import WorkerProcess
@@ -35,21 +38,13 @@ DEFAULT_GRACE_SECONDS: Final = 30.0
 # Two batches in flight: the worker has its next one at hand when it answers, and never idles.
 DEPTH: Final = 2
 
-# Workers that one batch may kill while the request to blame is looked for: enough to find one in
-# 128, and then the rest of the batch fails with it.
-_BISECT_DEATHS: Final = 8
-
-# Workers that may die before a batch that none of them has seen is given up.
-_MOVES: Final = 3
+# Workers that may die before a batch that none of them has seen is given up: all that the batch
+# beside it may take while its poisoned request is looked for, and a few that die by themselves.
+_MOVES: Final = DEATH_LIMIT + 3
 
 
 class ProcessExecutor:
-    """An Executor (`actors/executor.py`); see the module's docstring.
-
-    With `bisect_poison`, a batch that killed its worker is run again in halves until the request to
-    blame is alone, and only that one fails. Off by default: the others are executed twice, which a
-    model with side effects may not like.
-    """
+    """An Executor (`actors/executor.py`); see the module's docstring."""
 
     depth = DEPTH
 
@@ -62,7 +57,6 @@ class ProcessExecutor:
         metrics: MetricsPort | None = None,
         starter: Starter | None = None,
         grace_seconds: float = DEFAULT_GRACE_SECONDS,
-        bisect_poison: bool = False,
     ) -> None:
         """`prepare` says what to start; it may block, and is called in a thread.
 
@@ -74,7 +68,8 @@ class ProcessExecutor:
         self._metrics = metrics
         self._starter = FreshInterpreters() if starter is None else starter
         self._grace_seconds = grace_seconds
-        self._bisect_poison = bisect_poison
+        self._bisects = False
+        self._bisecting = 0  # batches whose poisoned request is being looked for
         self._instance_name = ""
         self._worker: WorkerProcess | None = None
         self._restarting = False  # a replacement is on its way, without a pause before it
@@ -96,6 +91,7 @@ class ProcessExecutor:
         """
         spec = await trio.to_thread.run_sync(self._prepare)
         self._instance_name = spec.load.instance_name
+        self._bisects = spec.bisects_poison
         # For responses on their way to clients, which a worker's death does not stop.
         async with trio.open_nursery() as nursery:
             error = await self._serve(spec, nursery, task_status)
@@ -118,7 +114,10 @@ class ProcessExecutor:
             first = False
             if self._stopping.is_set():
                 break
-            failures = 0 if useful else failures + 1
+            if useful:
+                failures = 0
+            elif not self._bisecting:  # deaths on the way to a poisoned request are counted there
+                failures += 1
             self.restart_count += 1
             cause = "has died" if error is None else f"does not load: {error.message}"
             self._log("ERROR", f"the worker {cause}")
@@ -208,8 +207,12 @@ class ProcessExecutor:
         outcomes: list[Outcome | None] = [
             None if place in ended.failed_late else error for place in range(len(requests))
         ]
-        if self._bisect_poison and len(requests) > 1:
-            await self._bisect(requests, timings, outcomes)
+        if self._bisects and len(requests) > 1:
+            self._bisecting += 1
+            try:
+                await self._bisect(requests, timings, outcomes)
+            finally:
+                self._bisecting -= 1
         return outcomes
 
     async def _run(
@@ -245,29 +248,32 @@ class ProcessExecutor:
         timings: Timings,
         outcomes: list[Outcome | None],
     ) -> None:
-        """Find whom to blame: run what died, without an answer, again in halves."""
-        suspects = [place for place, outcome in enumerate(outcomes) if outcome is not None]
-        middle = len(suspects) // 2
-        # Halves still to be run; the last is next, so that there are never more than log2(n).
-        halves = [half for half in (suspects[middle:], suspects[:middle]) if half]
-        deaths = 1
-        while halves and deaths < _BISECT_DEATHS:
-            half = halves.pop()
+        """Find whom to blame: run what died, without an answer, again in halves.
+
+        What is not cleared keeps the error that it has in `outcomes`.
+        """
+        bisection = Bisection(
+            [
+                place
+                for place, outcome in enumerate(outcomes)
+                if outcome is not None and not requests[place].sender.is_cancelled()
+            ]
+        )
+        while part := bisection.next_part():
             try:
-                ended = await self._run([requests[place] for place in half], timings)
+                ended = await self._run([requests[place] for place in part], timings)
             except ServerError:
                 return
             if not isinstance(ended, Death):
-                for place, outcome in zip(half, ended, strict=True):
+                for place, outcome in zip(part, ended, strict=True):
                     outcomes[place] = outcome
                 continue
-            deaths += 1
-            for index in ended.failed_late:
-                outcomes[half[index]] = None
-            rest = [place for i, place in enumerate(half) if i not in ended.failed_late]
-            if len(half) > 1:
-                middle = len(rest) // 2
-                halves += [part for part in (rest[middle:], rest[:middle]) if part]
+            late = [part[index] for index in ended.failed_late]
+            for place in late:
+                outcomes[place] = None
+            if bisection.died(late):
+                name = requests[part[0]].request.id or "<id_unknown>"
+                self._log("ERROR", f"request '{name}' kills the worker that is given it alone")
 
     def cancel(self, number: int) -> None:
         """Nobody waits for request `number`; a hint that may come too late."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from actors.policy.bisection import DEATH_LIMIT
 from protocol.status import ServerError
 from tests.actors.process_rig import Client, Rig, model_spec, request, running
 
@@ -48,7 +50,9 @@ def descriptor_count() -> int:
 
 
 async def test_a_death_fails_the_batch_and_the_next_request_succeeds(tmp_path: Path) -> None:
-    async with running(model_spec(tmp_path, FRAGILE)) as rig:
+    """All of it, where the model must not be given a request twice."""
+    spec = replace(model_spec(tmp_path, FRAGILE), bisects_poison=False)
+    async with running(spec) as rig:
         assert await rig.run(request([1]), request([-1])) == [FAILED, FAILED]
         assert not await rig.executor.is_ready()
         assert await rig.infer([2]) == [2]
@@ -107,13 +111,62 @@ async def test_a_model_that_no_longer_loads_fails_requests_until_it_does(tmp_pat
         assert await rig.infer([1]) == [1]
 
 
-async def test_a_poisoned_request_is_found_by_halving_its_batch(tmp_path: Path) -> None:
-    async with running(model_spec(tmp_path, FRAGILE), bisect_poison=True) as rig:
+@pytest.mark.parametrize("poisoned", [0, 5, 7])
+async def test_a_poisoned_request_is_found_by_halving_its_batch(
+    tmp_path: Path, poisoned: int
+) -> None:
+    """Wherever it is, although no worker may answer anything on the way to it."""
+    async with running(model_spec(tmp_path, FRAGILE)) as rig:
         assert await rig.infer([0]) == [0]
-        outcomes = await rig.run(*[request([-1 if n == 5 else n]) for n in range(8)])
-        assert outcomes == [FAILED if n == 5 else [n] for n in range(8)]
+        batch = [request([-1 if n == poisoned else n], id=f"r{n}") for n in range(8)]
+        outcomes = await rig.run(*batch)
+        assert outcomes == [FAILED if n == poisoned else [n] for n in range(8)]
+        await rig.logged(f"request 'r{poisoned}' kills the worker that is given it alone")
+        assert await rig.infer([1]) == [1]
         assert rig.executor.restart_count == 4  # 8, 4, 2, 1 requests
-        assert await rig.infer([-1]) == FAILED
+
+
+async def test_the_batch_behind_a_poisoned_one_is_not_given_up(tmp_path: Path) -> None:
+    """It may move with every death on the way, although no worker has seen it."""
+    outcomes: dict[str, object] = {}
+    async with running(model_spec(tmp_path, FRAGILE)) as rig:
+
+        async def ask(name: str, values: list[int]) -> None:
+            outcomes[name] = await rig.run(*[request([value]) for value in values])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "first", [*range(2, 33), -1])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(ask, "second", [2, 3])
+    assert outcomes == {"first": [*([n] for n in range(2, 33)), FAILED], "second": [[2], [3]]}
+
+
+async def test_the_search_for_poison_has_an_end(tmp_path: Path) -> None:
+    """And nothing is executed more often than the limit says."""
+    body = """
+    def execute(self, requests):
+        print(*[value(r)[0] for r in requests], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    async with running(model_spec(tmp_path, body)) as rig:
+        assert await rig.run(*[request([n]) for n in range(16)]) == [FAILED] * 16
+        executed = [int(number) for line in rig.said() for number in line.split()]
+    assert len(rig.said()) <= DEATH_LIMIT
+    assert max(executed.count(number) for number in range(16)) == 5  # 16, 8, 4, 2, 1
+
+
+async def test_a_request_that_nobody_waits_for_is_not_run_again(tmp_path: Path) -> None:
+    body = """
+    def execute(self, requests):
+        print(*[value(r)[0] for r in requests], flush=True)
+        if len(requests) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [answer(value(r)) for r in requests]
+    """
+    async with running(model_spec(tmp_path, body)) as rig:
+        outcomes = await rig.run(request([1]), request([2], Client(cancelled=True)))
+        assert outcomes == [[1], FAILED]
+    assert rig.said() == ["1 2", "1"]
 
 
 async def test_a_death_ends_late_requests_behind_what_they_were_sent(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from protocol.status import internal, invalid_arg, unsupported
 
 from repo.backends.base import InstanceContext
+from repo.backends.settings import boolean_parameter
 from repo.model_config import is_decoupled, parameter, sequence_batching
 
 from .arena import DEFAULT_SEGMENT_BYTES
@@ -39,6 +40,9 @@ _INVALID_IN_NAMES: Final = frozenset(";|&$`<>()[]{}\\\"'*?~#!")
 # Triton's default of the backend's thread-pool-size.
 DEFAULT_BLS_LIMIT: Final = 32
 
+# Ours, not Triton's: whether a batch that killed its worker is run again in halves.
+BISECT_POISON: Final = "TROUPE_BISECT_POISON"
+
 _ENVIRONMENTS: Final = EnvironmentStore()
 
 
@@ -50,6 +54,7 @@ class WorkerSpec:
     environment: Mapping[str, str]
     load: Load
     cores: frozenset[int] = frozenset()  # to run on; empty: wherever
+    bisects_poison: bool = True  # may a batch that killed a worker be run again, in halves
 
     def command(self, descriptors: Sequence[int]) -> list[str]:
         """The command line, given what the worker inherits: `work`, `control` and its progress."""
@@ -103,7 +108,16 @@ def worker_spec(
         auto_complete=int(auto_complete),
     )
     environment = _environment(context, backend_directory)
-    return WorkerSpec(environment.interpreter, environment.variables, load, context.cores)
+    bisects = boolean_parameter(config, BISECT_POISON)
+    return WorkerSpec(
+        environment.interpreter,
+        environment.variables,
+        load,
+        context.cores,
+        # What a sequence had told the worker before has died with it: a second one would answer
+        # its next request as if it were the first.
+        bisects_poison=sequence is None if bisects is None else bisects,
+    )
 
 
 def _environment(context: InstanceContext, backend_directory: Path | None) -> Environment:

@@ -94,6 +94,30 @@ def test_a_configuration_changes_what_a_worker_does(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("sequences", "parameters", "bisects"),
+    [
+        (False, {}, True),
+        (False, {"TROUPE_BISECT_POISON": "false"}, False),
+        (True, {}, False),
+        (True, {"TROUPE_BISECT_POISON": "true"}, True),
+    ],
+)
+def test_a_poisoned_request_is_looked_for_unless_requests_must_not_be_repeated(
+    tmp_path: Path, sequences: bool, parameters: dict[str, str], bisects: bool
+) -> None:
+    """Sequences have told the dead worker what its successor does not know."""
+    fields: dict[str, Any] = {"parameters": parameters}
+    if sequences:
+        fields["sequence_batching"] = ModelSequenceBatching()
+    assert worker_spec(context(tmp_path, **fields), "{}").bisects_poison is bisects
+
+
+def test_a_parameter_that_is_no_boolean_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, parameters={"TROUPE_BISECT_POISON": "perhaps"})
+    assert error.message == "failed to convert 'perhaps' to boolean"
+
+
 def test_a_python_based_backend_has_its_own_module(tmp_path: Path) -> None:
     backend = tmp_path / "backends" / "mine"
     load = worker_spec(
