@@ -22,12 +22,13 @@ T = TypeVar("T")
 class Mailbox:
     """The receiving side: wait for the bell, then drain the doors."""
 
-    __slots__ = ("_doors", "_owner", "_rung")
+    __slots__ = ("_doors", "_owner", "_rung", "is_closed")
 
     def __init__(self) -> None:
         self._rung = False  # a bell that already rings needs no second ring
         self._owner: trio.lowlevel.Task | None = None  # while it waits
         self._doors: dict[object, Door[object]] = {}
+        self.is_closed = False
 
     def door(self, capacity: int, *, quiet: bool = False) -> Door[T]:
         """A new door with room for `capacity` messages (> 0) that nobody has taken yet.
@@ -67,12 +68,18 @@ class Mailbox:
         """Every door that was made and not removed."""
         return self._doors.values()
 
+    @property
+    def depth(self) -> int:
+        """How many messages nobody has taken yet, whatever their kind."""
+        return sum(map(len, self._doors.values()))
+
     def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
         self._owner = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def close(self) -> None:
         """Stop receiving: whoever sends from now on gets `trio.BrokenResourceError`."""
+        self.is_closed = True
         for door in self._doors.values():
             door.close()
 
@@ -169,6 +176,11 @@ class Door(Generic[T]):
     def __len__(self) -> int:
         """How many messages nobody has taken, those of senders that wait for room included."""
         return len(self._messages) + len(self._parked) + len(self._owed)
+
+    @property
+    def head(self) -> T | None:
+        """The message that has been here longest; it stays where it is. None without one."""
+        return self._messages[0] if self._messages else None
 
     def close(self) -> None:
         """Refuse further messages; those inside are dropped. Only the mailbox's owner calls it."""

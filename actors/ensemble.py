@@ -47,6 +47,8 @@ from actors.policy.dataflow import (
     Stop,
 )
 from actors.policy.dataflow_graph import Graph
+from actors.policy.queueing import Waiting
+from actors.waiting import with_doors
 from protocol.inference import InferRequest, InferResponse, SequenceFlag
 from protocol.status import ServerError, StatusCode, deadline_exceeded, internal
 from repo.backends.base import Timings
@@ -142,6 +144,10 @@ class Ensemble:
     def pending(self) -> int:
         """Requests that were submitted and are not under way yet; a gauge, read at any time."""
         return sum(map(len, self._doors))
+
+    def waiting(self) -> dict[int, Waiting]:
+        """The same, and since when; an ensemble has no levels."""
+        return with_doors({}, self._doors)
 
     def _turn(self, now: float) -> None:
         if len(self._control):

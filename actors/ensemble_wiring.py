@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from actors.channels import Door, Mailbox
+from actors.channels import Door
 from actors.ensemble import MEMBER_WINDOW, Ensemble
 from actors.ensemble_members import Members
 from actors.messages import Control
@@ -46,7 +46,7 @@ def wire_ensemble(
         decoupled=members.decoupled,
     )
     limit = settings.max_inflight_requests
-    mailbox = Mailbox()
+    mailbox = ports.mailboxes.open("ensemble", key)
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, priority_levels=0)
     ensemble = Ensemble(

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from protocol.metrics_families import PHASE_BUCKETS_SECONDS
+
 # Quantiles are those of the observations of at most a minute, and at least 55 seconds.
 WINDOW_SECONDS: Final = 60.0
 SLICES: Final = 12
@@ -56,10 +58,11 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
 
-    def observe(self, values: Iterable[float]) -> None:
+    def observe(self, values: Iterable[float], *, times: int = 1) -> None:
+        """Take `values`, each `times` over."""
         for value in values:
-            self._counts[bisect_left(self._bounds, value)] += 1
-            self._total += value
+            self._counts[bisect_left(self._bounds, value)] += times
+            self._total += value * times
 
     def read(self) -> HistogramReading:
         return HistogramReading(self._bounds, tuple(self._counts), self._total)
@@ -109,38 +112,64 @@ def _value_at(quantile: float, classes: Counter[int]) -> float:
 
 SUMMARIES: Final = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 CACHE_SUMMARIES: Final = ("cache_hit", "cache_miss")
+# Of what the console shows.
+RECENT_QUANTILES: Final = (0.5, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyReading:
-    """What is known of one version. Milliseconds in the histogram, microseconds in summaries."""
+    """What is known of one version.
+
+    Milliseconds in the histogram of first responses, seconds in those of phases, microseconds in
+    summaries.
+    """
 
     first_response: HistogramReading | None = None
     summaries: dict[str, SummaryReading] = field(default_factory=dict)
+    phases: dict[str, HistogramReading] = field(default_factory=dict)
+    recent: SummaryReading | None = None  # whole requests of the last minute, RECENT_QUANTILES
 
 
 class VersionLatencies:
     """The latencies of one model version, as far as the operator wants to know them."""
 
-    def __init__(self, *, buckets_ms: Sequence[float] | None, summaries: bool) -> None:
+    def __init__(
+        self,
+        *,
+        buckets_ms: Sequence[float] | None,
+        summaries: bool,
+        phases: bool = False,
+        recent: bool = False,
+    ) -> None:
         """`buckets_ms` are the upper bounds of the histogram; without them there is none."""
         self._first_response = None if buckets_ms is None else Histogram(buckets_ms)
         names = (*SUMMARIES, *CACHE_SUMMARIES) if summaries else ()
         self._summaries = {name: Summary() for name in names}
+        self._phases = {name: Histogram(PHASE_BUCKETS_SECONDS) for name in SUMMARIES if phases}
+        self._recent = Summary() if recent else None
 
     def responded(self, seconds: Iterable[float]) -> None:
         """Requests had their first responses, so long after they came."""
         if self._first_response is not None:
             self._first_response.observe(each * 1e3 for each in seconds)
 
-    def took(self, name: str, seconds: Iterable[float], now: float, *, times: int = 1) -> None:
+    def took(self, name: str, seconds: Sequence[float], now: float, *, times: int = 1) -> None:
         """One of SUMMARIES or CACHE_SUMMARIES took so long, each `times` over."""
+        if not times:
+            return
         summary = self._summaries.get(name)
-        if summary is not None and times:
+        if summary is not None:
             summary.observe((each * 1e6 for each in seconds), now, times=times)
+        phase = self._phases.get(name)
+        if phase is not None:
+            phase.observe(seconds, times=times)
+        if self._recent is not None and name == "request":
+            self._recent.observe((each * 1e6 for each in seconds), now, times=times)
 
     def read(self, quantiles: Sequence[float], now: float) -> LatencyReading:
         return LatencyReading(
             None if self._first_response is None else self._first_response.read(),
             {name: each.read(quantiles, now) for name, each in self._summaries.items()},
+            {name: each.read() for name, each in self._phases.items()},
+            None if self._recent is None else self._recent.read(RECENT_QUANTILES, now),
         )

@@ -6,13 +6,16 @@ when a page is asked for. A version's series vanish with the version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from actors.channels import Watch
 from actors.counters import VersionCounters
+from actors.mailboxes import MailboxRegister
 from actors.messages import VersionKey
 from actors.metrics_settings import MetricsSettings
 from actors.model_index import ModelIndex, ServingVersion
@@ -23,6 +26,8 @@ from protocol.metrics_families import family
 from protocol.metrics_text import Family, HistogramSample, Sample, SummarySample, render
 
 _NS_PER_US: Final = 1000
+# Levels of one model that are on the page while they are empty.
+MAX_IDLE_LEVELS: Final = 64
 
 # Family → its value, for the families that are one number per model version.
 _COUNTERS: Final[Mapping[str, Callable[[VersionCounters], float]]] = {
@@ -132,6 +137,7 @@ class Metrics:
         options: ServerOptions,
         processor: Processor,
         custom: CustomMetrics,
+        mailboxes: MailboxRegister,
     ) -> None:
         self._statistics = statistics
         self._index = index
@@ -139,12 +145,13 @@ class Metrics:
         self._settings = MetricsSettings.parse(options.metrics_config)
         self._processor = processor
         self._custom = custom
+        self._mailboxes = mailboxes
 
     async def page(self) -> str:
         """The whole page, in Prometheus' text format."""
         rows = self._rows(await self._statistics.read())
         families = self._counters(rows) + _latencies(rows)
-        families.append(self._pending())
+        families += [self._pending(), *self._waiting(trio.current_time()), self._depths()]
         if self._options.allow_cpu_metrics:
             families += self._processor.families()
         return render(families + self._custom.families())
@@ -197,6 +204,37 @@ class Metrics:
             ],
         )
 
+    def _waiting(self, now: float) -> list[Family]:
+        """How many requests wait, and for how long, by the levels that a model has."""
+        index = self._index.value
+        depths: list[Sample] = []
+        ages: list[Sample] = []
+        for serving in index.serving():
+            labels = _labels((serving.name, serving.version), index)
+            waiting = serving.waiting()
+            for level in {*_shown_levels(serving), *waiting}:
+                here = waiting.get(level)
+                named = {**labels, "level": str(level)}
+                depths.append(Sample(here.count if here else 0, named))
+                ages.append(Sample(max(0.0, now - here.oldest_at) if here else 0.0, named))
+        return [
+            family("troupe_queue_depth", depths),
+            family("troupe_queue_oldest_age_seconds", ages),
+        ]
+
+    def _depths(self) -> Family:
+        depths = self._mailboxes.depths().items()
+        return family(
+            "troupe_mailbox_depth", [Sample(depth, name.labels()) for name, depth in depths]
+        )
+
+
+def _shown_levels(serving: ServingVersion) -> Iterable[int]:
+    """The levels with series though nothing waits: a configuration may name any number of them."""
+    if not serving.priority_levels:
+        return (0,)
+    return range(1, min(serving.priority_levels, MAX_IDLE_LEVELS) + 1)
+
 
 def _latencies(rows: Sequence[_Row]) -> list[Family]:
     """Histograms and summaries, for as far as they are measured."""
@@ -206,7 +244,16 @@ def _latencies(rows: Sequence[_Row]) -> list[Family]:
         if row.counters.latencies is not None
         and (first := row.counters.latencies.first_response) is not None
     ]
-    families = [family("nv_inference_first_response_histogram_ms", histograms)]
+    phases = [
+        HistogramSample(each.bounds, each.counts, each.total, {**row.labels, "phase": phase})
+        for row in rows
+        if row.counters.latencies is not None
+        for phase, each in row.counters.latencies.phases.items()
+    ]
+    families = [
+        family("nv_inference_first_response_histogram_ms", histograms),
+        family("troupe_phase_duration_seconds", phases),
+    ]
     for name, (key, is_shown) in _SUMMARIES.items():
         readings = [
             (row.labels, row.counters.latencies.summaries[key])

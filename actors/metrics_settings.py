@@ -25,6 +25,8 @@ class MetricsSettings:
     histogram_latencies: bool = False
     summary_latencies: bool = False
     quantiles: tuple[float, ...] = _USUAL_QUANTILES
+    phase_histograms: bool = False  # Troupe's own
+    recent_latencies: bool = False  # no setting: the console wants them
 
     @classmethod
     def parse(cls, flags: Sequence[str]) -> MetricsSettings:
@@ -43,6 +45,17 @@ class MetricsSettings:
             values.get("histogram_latencies") == "true",
             values.get("summary_latencies") == "true",
             _quantiles(values.get("summary_quantiles", "")) or _USUAL_QUANTILES,
+            values.get("phase_histograms") == "true",
+        )
+
+    @property
+    def times_executions(self) -> bool:
+        """Whether latencies are kept at all, beside the totals."""
+        return (
+            self.histogram_latencies
+            or self.summary_latencies
+            or self.phase_histograms
+            or self.recent_latencies
         )
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 from actors.channels import Door
 from actors.instance import Instance
 from actors.messages import Control, Submit
+from actors.policy.queueing import Waiting
 from protocol.status import ServerError, StatusCode, invalid_arg, not_found, unavailable
 from repo.model_config import ModelConfig
 from repo.request_rules import RequestRules
@@ -44,6 +45,7 @@ class ServingVersion:
     priority_levels: int  # 0: no priorities
     default_level: int
     pending: Callable[[], int]  # requests accepted and not yet executing
+    waiting: Callable[[], Mapping[int, Waiting]]  # the same by level, with the oldest's age
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
     # A field, because every response asks for it and a configuration answers slowly.
     has_batch_dimension: bool = field(init=False)

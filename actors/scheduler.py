@@ -30,9 +30,10 @@ from actors.messages import (
     VersionKey,
 )
 from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
-from actors.policy.queueing import Ticket
+from actors.policy.queueing import Ticket, Waiting
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderingSeat
+from actors.waiting import with_doors
 from protocol.status import (
     ServerError,
     cancelled,
@@ -128,6 +129,10 @@ class Scheduler:
     def pending(self) -> int:
         """Requests that were submitted and are not executing yet; a gauge, read at any time."""
         return self._policy.pending + sum(len(door) for door in self._doors)
+
+    def waiting(self) -> dict[int, Waiting]:
+        """The same by level, and since when; read at any time."""
+        return with_doors(self._policy.waiting(), self._doors)
 
     def _turn(self, now: float) -> None:
         policy = self._policy

@@ -31,6 +31,7 @@ from actors.messages import (
     Submit,
     VersionKey,
 )
+from actors.policy.queueing import Waiting
 from actors.policy.sequencing import (
     CorrelationId,
     DispatchSlots,
@@ -42,6 +43,7 @@ from actors.policy.sequencing import (
 )
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderingSeat
+from actors.waiting import with_doors
 from protocol.status import (
     ServerError,
     cancelled,
@@ -158,6 +160,10 @@ class SequenceBatcher:
     def pending(self) -> int:
         """Requests that were submitted and are not executing yet; a gauge, read at any time."""
         return self._policy.pending + len(self._door)
+
+    def waiting(self) -> dict[int, Waiting]:
+        """The same by level, and since when; read at any time."""
+        return with_doors(self._policy.waiting(), (self._door,))
 
     def _turn(self, now: float) -> None:
         policy = self._policy

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from actors.channels import Door, Mailbox
+from actors.channels import Door
 from actors.messages import Control, Execute, Grant, Released
 from actors.model_version import VersionActors
 from actors.policy.sequencing import sequence_policy
@@ -22,10 +22,11 @@ from actors.version_wiring import (
     CONTROL_DOOR,
     QUEUE_CEILING,
     Front,
-    OrderingWiring,
     VersionPorts,
     executors_of,
     grants_out,
+    ordering_wiring,
+    own_mailboxes,
     seat_of,
     serving_version,
     submit_doors,
@@ -55,7 +56,7 @@ def wire_sequences(
     sequences = sequence_settings(config)
     assert sequences is not None, "wiring asks only for models with sequences"
     plan = StatePlan.load(config, description.directory)
-    mailbox = Mailbox()
+    mailbox = ports.mailboxes.open("sequence batcher", key)
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     (door,) = submit_doors(mailbox, priority_levels=0)
     released: Door[Released] = mailbox.door(RELEASED_DOOR)
@@ -63,7 +64,7 @@ def wire_sequences(
     made = executors_of(description, version, settings, ports, seat)
     grants: Door[Grant] = mailbox.door(AT_ONCE * len(made))
     channels = [trio.open_memory_channel[Execute](AT_ONCE) for _ in made]  # a place per grant
-    ordering = OrderingWiring(AT_ONCE * len(made)) if sequences.preserve_ordering else None
+    ordering = ordering_wiring(ports, key, AT_ONCE * len(made), sequences.preserve_ordering)
     samples = warmup_samples(config, description.directory)
     is_heard = sequences.strategy == "oldest" or sequences.iterative
     instances = [
@@ -110,7 +111,7 @@ def wire_sequences(
         seat=seat,
         grants=grants,
         specs=description.instances,
-        closers=(),
+        closers=own_mailboxes(mailbox, ordering),
     )
 
 

@@ -115,12 +115,14 @@ class Statistics:
 
     def _begin_timing(self, fact: VersionLoaded) -> None:
         settings = self._settings
-        if not (settings.histogram_latencies or settings.summary_latencies):
+        if not settings.times_executions:
             return
         buckets = fact.first_response_buckets or FIRST_RESPONSE_BUCKETS_MS
         self._latencies[fact.key] = VersionLatencies(
             buckets_ms=buckets if settings.histogram_latencies else None,
             summaries=settings.summary_latencies,
+            phases=settings.phase_histograms,
+            recent=settings.recent_latencies,
         )
 
     def _time(self, fact: Fact, now: float) -> None:

@@ -20,6 +20,7 @@ from actors.ensemble import Ensemble
 from actors.executor import Executor
 from actors.grants import DirectGrants, LimitedGrants
 from actors.instance import GrantsOut, Instance
+from actors.mailboxes import MailboxRegister
 from actors.messages import (
     Control,
     Execute,
@@ -82,6 +83,7 @@ class VersionPorts:
     host_policies: HostPolicies
     calls: Calls  # for those that pass work on: ensembles
     services: InstanceServices
+    mailboxes: MailboxRegister
 
 
 def wire_version(
@@ -100,7 +102,7 @@ def wire_version(
     policy: SchedulingPolicy = DefaultScheduler()
     if dynamic:
         policy = DynamicBatcher(batching, strategy=strategy, on_demand=ports.limiter is not None)
-    mailbox = Mailbox()
+    mailbox = ports.mailboxes.open("scheduler", key)
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, batching.priority_levels)
     seat = seat_of(ports, key, description)
@@ -108,7 +110,7 @@ def wire_version(
     at_once = max(_executions_at_once(each, dynamic, seat) for each in made)
     grants: Door[Grant] = mailbox.door(at_once * len(made))
     channels = [trio.open_memory_channel[Execute](at_once) for _ in made]  # a place per grant
-    ordering = OrderingWiring(at_once * len(made)) if batching.preserve_ordering else None
+    ordering = ordering_wiring(ports, key, at_once * len(made), batching.preserve_ordering)
     samples = warmup_samples(config, description.directory)
     instances = [
         Instance(
@@ -149,7 +151,7 @@ def wire_version(
         seat=seat,
         grants=grants,
         specs=description.instances,
-        closers=[*_mailboxes(mailbox, ordering), *front.closers, *_strategies(strategy)],
+        closers=[*own_mailboxes(mailbox, ordering), *front.closers, *_strategies(strategy)],
     )
 
 
@@ -181,6 +183,7 @@ def serving_version(
         priority_levels=batching.priority_levels,
         default_level=batching.default_priority_level,
         pending=scheduler.pending,
+        waiting=scheduler.waiting,
         labels=description.labels,
     )
 
@@ -210,8 +213,8 @@ def open_front(
 class OrderingWiring:
     """The channels of `preserve_ordering`; `batches` is how many may be under way at once."""
 
-    def __init__(self, batches: int) -> None:
-        mailbox = self.mailbox = Mailbox()
+    def __init__(self, mailbox: Mailbox, batches: int) -> None:
+        self.mailbox = mailbox
         # A batch's reservation may still lie here when its successor's comes.
         slots: Door[Reserve] = mailbox.door(2 * max(1, batches))
         replies: Door[Reply] = mailbox.door(ORDERED_REPLIES_DOOR)
@@ -219,7 +222,14 @@ class OrderingWiring:
         self.actor = OrderedReplies(mailbox=mailbox, slots=slots, replies=replies)
 
 
-def _mailboxes(own: Mailbox, ordering: OrderingWiring | None) -> list[Callable[[], None]]:
+def ordering_wiring(
+    ports: VersionPorts, key: VersionKey, batches: int, preserves: bool
+) -> OrderingWiring | None:
+    """Nothing for a model that lets its responses leave as they come."""
+    return OrderingWiring(ports.mailboxes.open("ordering", key), batches) if preserves else None
+
+
+def own_mailboxes(own: Mailbox, ordering: OrderingWiring | None) -> list[Callable[[], None]]:
     """Actors close their mailboxes themselves, unless the load failed before they ran."""
     return [own.close, ordering.mailbox.close] if ordering else [own.close]
 

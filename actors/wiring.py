@@ -18,7 +18,7 @@ import trio
 from actors.admin_frontend import AdminFrontend
 from actors.bls import InstanceServices
 from actors.calls import Calls
-from actors.channels import Door, Mailbox, Watch
+from actors.channels import Door, Watch
 from actors.control_plane import ControlPlane
 from actors.ensemble_wiring import wire_ensemble
 from actors.grpc_frontend import GrpcFrontend
@@ -27,6 +27,7 @@ from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
 from actors.http_frontend import HttpFrontend
 from actors.http_operations import HttpOperations, kv_cache_report
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
+from actors.mailboxes import MailboxRegister
 from actors.messages import Fact, LimiterMessage, LoadModel, UnloadModel
 from actors.metrics import Metrics, Processor
 from actors.metrics_settings import MetricsSettings
@@ -89,6 +90,7 @@ class Core:
     reader: StatisticsReader
     regions: SharedMemory
     custom_metrics: CustomMetrics
+    mailboxes: MailboxRegister
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
@@ -107,18 +109,19 @@ class Core:
 def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> Core:
     """Everything between the frontends and the model versions."""
     index = Watch(ModelIndex())
-    facts_box = Mailbox()
+    mailboxes = MailboxRegister()
+    facts_box = mailboxes.open("statistics")
     metrics = MetricsSettings.parse(options.metrics_config)
     # Quantiles of the last minute want to hear of an execution at once; totals can wait.
     facts: Door[Fact] = facts_box.door(FACTS_DOOR, quiet=not metrics.summary_latencies)
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
-    commands_box = Mailbox()
+    commands_box = mailboxes.open("model repository")
     commands: Door[LoadModel | UnloadModel] = commands_box.door(REPOSITORY_DOOR)
     regions = SharedMemory(allowed=options.allow_client_shm)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
 
-    limiter, limiter_door = _wire_limiter(options)
-    cache = _wire_cache(options, facts)
+    limiter, limiter_door = _wire_limiter(options, mailboxes)
+    cache = _wire_cache(options, facts, mailboxes)
     calls = Calls(index=index)
     control_plane = ControlPlane(
         options=options,
@@ -140,6 +143,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         host_policies=HostPolicies(options.host_policy),
         calls=calls,
         services=InstanceServices(models, custom_metrics),
+        mailboxes=mailboxes,
     )
 
     return Core(
@@ -163,6 +167,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         reader=reader,
         regions=regions,
         custom_metrics=custom_metrics,
+        mailboxes=mailboxes,
     )
 
 
@@ -184,21 +189,25 @@ def _wire_any(
     return replace(actors, closers=[*actors.closers, description.checkout.release])
 
 
-def _wire_cache(options: ServerOptions, facts: Door[Fact]) -> ResponseCacheActor | None:
+def _wire_cache(
+    options: ServerOptions, facts: Door[Fact], mailboxes: MailboxRegister
+) -> ResponseCacheActor | None:
     if options.cache_bytes is None:
         return None
     return ResponseCacheActor(
-        mailbox=Mailbox(), policy=ResponseCache(options.cache_bytes), statistics=facts
+        mailbox=mailboxes.open("response cache"),
+        policy=ResponseCache(options.cache_bytes),
+        statistics=facts,
     )
 
 
 def _wire_limiter(
-    options: ServerOptions,
+    options: ServerOptions, mailboxes: MailboxRegister
 ) -> tuple[RateLimiterActor | None, Door[LimiterMessage] | None]:
     if options.rate_limit == "off":
         return None, None
     declared = [declared_resource(argument) for argument in options.rate_limit_resource]
-    mailbox = Mailbox()
+    mailbox = mailboxes.open("rate limiter")
     messages: Door[LimiterMessage] = mailbox.door(LIMITER_DOOR)
     limiter = RateLimiterActor(mailbox=mailbox, messages=messages, policy=RateLimiter(declared))
     return limiter, messages
@@ -269,6 +278,7 @@ def wire_admin(options: ServerOptions, core: Core, listener: trio.SocketListener
         options=options,
         processor=Processor(),
         custom=core.custom_metrics,
+        mailboxes=core.mailboxes,
     )
     return AdminFrontend(listener, pages={"/metrics": metrics.page, "/metrics/": metrics.page})
 

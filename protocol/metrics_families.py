@@ -1,7 +1,7 @@
 """The metric families that the server itself shows: name, kind and help of each.
 
-The names are Triton's, so that its dashboards and autoscalers keep working. Durations are counted
-in microseconds, as the names say.
+The names are Triton's, so that its dashboards and autoscalers keep working; what Triton does not
+show begins with `troupe_`. Durations are counted in the units that the names say.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ FAILURE_REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 # Upper bounds in milliseconds of the first-response histogram, unless the model gives others.
 FIRST_RESPONSE_BUCKETS_MS: Final = (100.0, 500.0, 2000.0, 5000.0)
+
+# Upper bounds in seconds of the histograms of phases: from what one call costs to a long model.
+PHASE_BUCKETS_SECONDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0,
+)  # fmt: skip
 
 # (quantile, error) pairs of every summary, unless --metrics-config gives others.
 SUMMARY_QUANTILES: Final = (
@@ -115,6 +121,16 @@ _FAMILIES: Final[dict[str, tuple[Kind, str]]] = {
         "counter",
         "Energy a GPU has used since the server started in joules",
     ),
+    "troupe_phase_duration_seconds": (
+        "histogram",
+        "Seconds that requests spent in each phase, and in all of them: request",
+    ),
+    "troupe_queue_depth": ("gauge", "Requests that wait at one priority level; 0 without levels"),
+    "troupe_queue_oldest_age_seconds": (
+        "gauge",
+        "How long the oldest of the requests that wait has waited",
+    ),
+    "troupe_mailbox_depth": ("gauge", "Messages that an actor has not taken out of its mailbox"),
 }
 
 FAMILY_NAMES: Final = tuple(_FAMILIES)

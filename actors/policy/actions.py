@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from actors.policy.queueing import Ticket
+from actors.policy.queueing import Ticket, Waiting
 
 ClosedBy = Literal["single", "preferred", "full", "shape", "custom", "delay", "immediate"]
 """Why a batch left as it is.
@@ -108,6 +108,9 @@ class SchedulingPolicy(Protocol):
     @property
     def pending_by_level(self) -> dict[int, int]:
         """How many tickets wait in the queue of each level; empty levels are left out."""
+
+    def waiting(self) -> dict[int, Waiting]:
+        """By level, every ticket that is `pending`; empty levels are left out. For observers."""
 
     @property
     def grants_wanted(self) -> int:

@@ -25,7 +25,7 @@ from actors.policy.actions import (
 )
 from actors.policy.default import DefaultScheduler
 from actors.policy.grants import Grants
-from actors.policy.queueing import Deadlines, PriorityQueue, Ticket
+from actors.policy.queueing import Deadlines, PriorityQueue, Ticket, Waiting
 from actors.policy.scanning import BatchStrategy, FormedBatch, Limits, Scan
 from repo.model_config import BatchingSettings, QueuePolicySettings
 
@@ -186,6 +186,14 @@ class DynamicBatcher:
     @property
     def pending_by_level(self) -> dict[int, int]:
         return self._queue.counts()
+
+    def waiting(self) -> dict[int, Waiting]:
+        found = {queue.level: queue.waiting() for queue in self._queue.active}
+        for batch in self._formed:
+            for ticket in batch.tickets:
+                one = Waiting(1, ticket.enqueued_at)
+                found[ticket.level] = one.and_also(found.get(ticket.level))
+        return found
 
     @property
     def grants_wanted(self) -> int:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from actors.policy.actions import Action, Dispatch, RefusalCause, Refuse
 from actors.policy.grants import Grants
-from actors.policy.queueing import Deadlines, Ticket
+from actors.policy.queueing import Deadlines, Ticket, Waiting
 
 
 class DefaultScheduler:
@@ -91,6 +91,11 @@ class DefaultScheduler:
     @property
     def pending_by_level(self) -> dict[int, int]:
         return {0: len(self._queue)} if self._queue else {}
+
+    def waiting(self) -> dict[int, Waiting]:
+        if not self._queue:
+            return {}
+        return {0: Waiting(len(self._queue), next(iter(self._queue.values())).enqueued_at)}
 
     @property
     def grants_wanted(self) -> int:

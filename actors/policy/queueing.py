@@ -60,6 +60,20 @@ def normalise_level(priority: int, levels: int, default_level: int) -> int:
     return priority if 0 < priority <= levels else default_level
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many tickets wait at one level, and since when the oldest of them does."""
+
+    count: int
+    oldest_at: float
+
+    def and_also(self, other: Waiting | None) -> Waiting:
+        """Both together."""
+        if other is None:
+            return self
+        return Waiting(self.count + other.count, min(self.oldest_at, other.oldest_at))
+
+
 class Deadlines:
     """The instants at which waiting tickets must be looked at, earliest first.
 
@@ -134,6 +148,12 @@ class PolicyQueue:
 
     def __len__(self) -> int:
         return len(self.live) + len(self.delayed)
+
+    def waiting(self) -> Waiting:
+        """Of a queue that is not empty. A delayed ticket may have come before every live one."""
+        parts = (self.live, self.delayed)
+        heads = [next(iter(part.values())).enqueued_at for part in parts if part]
+        return Waiting(len(self), min(heads))
 
     def expiry(self, ticket: Ticket, now: float) -> float:
         """When a ticket that joins at `now` expires: a request's own timeout can only shorten."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from actors.policy.queueing import Waiting
 from actors.policy.sequencing_direct import DirectBatcher
 from actors.policy.sequencing_oldest import OldestBatcher
 from actors.policy.sequencing_table import (
@@ -83,6 +84,9 @@ class SequencePolicy(Protocol):
     @property
     def pending(self) -> int:
         """How many requests have been neither answered nor dispatched."""
+
+    def waiting(self) -> dict[int, Waiting]:
+        """Every request that is `pending`, all at level 0; empty without any. For observers."""
 
     @property
     def is_idle(self) -> bool:

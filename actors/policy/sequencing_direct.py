@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from actors.policy.queueing import Waiting
 from actors.policy.sequencing_table import (
     DispatchSlots,
     Place,
@@ -92,6 +93,9 @@ class DirectBatcher:
     @property
     def pending(self) -> int:
         return self._table.waiting_count
+
+    def waiting(self) -> dict[int, Waiting]:
+        return self._table.waiting()
 
     @property
     def is_idle(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from actors.policy.batching import Dispatch, DynamicBatcher, RefusalCause, Refuse
-from actors.policy.queueing import Ticket
+from actors.policy.queueing import Ticket, Waiting
 from actors.policy.sequencing_table import (
     DispatchSlots,
     Place,
@@ -108,6 +108,13 @@ class OldestBatcher:
     @property
     def pending(self) -> int:
         return self._table.waiting_count + sum(one.pending for one in self._batchers.values())
+
+    def waiting(self) -> dict[int, Waiting]:
+        found = self._table.waiting()
+        for batcher in self._batchers.values():
+            for level, inside in batcher.waiting().items():
+                found[level] = inside.and_also(found.get(level))
+        return found
 
     @property
     def is_idle(self) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from actors.policy.queueing import Deadlines, Ticket
+from actors.policy.queueing import Deadlines, Ticket, Waiting
 from protocol.inference import SequenceFlag
 from repo.model_config import SequenceSettings
 
@@ -299,6 +299,12 @@ class SlotTable:
     def waiting_count(self) -> int:
         """How many requests wait in slots and in the backlog."""
         return len(self._waiting)
+
+    def waiting(self) -> dict[int, Waiting]:
+        """The same with the age of the oldest; sequences have no levels."""
+        for oldest in self._waiting.values():
+            return {0: Waiting(len(self._waiting), oldest.enqueued_at)}
+        return {}
 
     @property
     def _idle_at(self) -> float:

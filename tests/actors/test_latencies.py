@@ -157,6 +157,7 @@ async def page(world: World, options: ServerOptions) -> list[str]:
         options=options,
         processor=Processor(),
         custom=world.core.custom_metrics,
+        mailboxes=world.core.mailboxes,
     )
     return (await metrics.page()).splitlines()
 
