@@ -22,10 +22,13 @@ from protocol.http2_wire import (
     HEADER_BYTES,
     HEADERS,
     MAX_STREAM_ID,
+    MAX_WINDOW,
     PADDED,
     PREFACE,
     PRIORITY,
     SETTINGS,
+    WINDOW_UPDATE_FRAME,
+    WINDOW_UPDATE_WORD,
     ConnectionFault,
     ErrorCode,
 )
@@ -128,6 +131,10 @@ class InputHalf(RequestHalf):
             stop = start + length
             if kind == HEADERS and stop <= end:
                 pos = self._on_headers(chunk, start, stop, flags, stream_id)
+            elif word == WINDOW_UPDATE_WORD and stop <= end:
+                _, _, _, increment = WINDOW_UPDATE_FRAME.unpack_from(chunk, pos)
+                self._on_window_update(stream_id, increment & MAX_WINDOW)
+                pos = stop
             elif self._is_skippable(kind, length):
                 self._on_skippable(kind, stream_id)
                 self._skip = length

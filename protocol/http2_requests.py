@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import math
 
-from protocol.http2_budget import COST_CONTINUATION, COST_PLAIN_HTTP, COST_REFUSED
+from protocol.http2_budget import (
+    COST_CONTINUATION,
+    COST_PLAIN_HTTP,
+    COST_REFUSED,
+    COST_WINDOW_UPDATE,
+)
 from protocol.http2_calls import CallState
 from protocol.http2_control import DRAINED, ControlHalf
 from protocol.http2_events import CallHalfClosed, CallOpened, HttpRequest, UnaryCall
@@ -24,8 +29,12 @@ from protocol.http2_wire import (
     HEADER_BYTES,
     HEADERS,
     MAX_STREAM_ID,
+    MAX_WINDOW,
     PADDED,
     PREFIX_BYTES,
+    WINDOW_UPDATE_BYTES,
+    WINDOW_UPDATE_FRAME,
+    WINDOW_UPDATE_WORD,
     WITH_PRIORITY,
     ConnectionFault,
     ErrorCode,
@@ -48,7 +57,7 @@ class RequestHalf(ControlHalf):
         self._is_guarded = True
 
     def _on_headers(self, chunk: bytes, start: int, stop: int, flags: int, stream_id: int) -> int:
-        """One HEADERS frame that is whole, and the DATA frame behind it if that ends the call.
+        """One HEADERS frame that is whole, and what is behind it if that is the rest of the call.
 
         Returns the position after what was consumed.
         """
@@ -65,15 +74,36 @@ class RequestHalf(ControlHalf):
         if head is None:
             self._check_block_bytes(len(block))
             head = self._heads.read(block)
-        if flags & END_STREAM or not head.is_grpc or len(chunk) - stop < 14:
-            self._open(stream_id, head, ends=bool(flags & END_STREAM))
-            return stop
-        # The shape of nearly all unary calls: one DATA frame with one message ends the call.
+        if not flags & END_STREAM and head.is_grpc:
+            after = self._whole_call(chunk, stop, stream_id, head)
+            if after:
+                return after
+        self._open(stream_id, head, ends=bool(flags & END_STREAM))
+        return stop
+
+    def _whole_call(self, chunk: bytes, pos: int, stream_id: int, head: RequestHead) -> int:
+        """Take the shape of nearly all unary calls: one DATA frame with one message ends the call.
+
+        gRPC's C core puts a WINDOW_UPDATE of the call in between. Returns the position after what
+        was consumed, 0 if the frames at `pos` are anything else; then nothing was done.
+        """
+        send_window = self._peer_initial_window
+        room = len(chunk) - pos
+        if room > WINDOW_UPDATE_BYTES:
+            word, _, data_stream_id, increment = WINDOW_UPDATE_FRAME.unpack_from(chunk, pos)
+            if word == WINDOW_UPDATE_WORD and data_stream_id == stream_id:
+                send_window += increment
+                if not increment or send_window > MAX_WINDOW:
+                    return 0
+                pos += WINDOW_UPDATE_BYTES
+                room -= WINDOW_UPDATE_BYTES
+        if room < HEADER_BYTES + PREFIX_BYTES:
+            return 0
         word, data_flags, data_stream_id, compressed, message_bytes = DATA_AND_PREFIX.unpack_from(
-            chunk, stop
+            chunk, pos
         )
         length: int = message_bytes + PREFIX_BYTES
-        after: int = stop + HEADER_BYTES + length
+        after: int = pos + HEADER_BYTES + length
         limits = self.limits
         if (
             word != length << 8 | DATA
@@ -88,17 +118,18 @@ class RequestHalf(ControlHalf):
             or head.content_length not in (-1, length)
             or len(self._calls) >= limits.max_concurrent_streams
         ):
-            self._open(stream_id, head, ends=False)
-            return stop
+            return 0
         self._note_skipped(stream_id)
         self._last_stream_id = stream_id
-        call = CallState(stream_id, head, self._peer_initial_window, limits.stream_window_bytes)
+        call = CallState(stream_id, head, send_window, limits.stream_window_bytes)
         call.remote_closed = True
         call.is_announced = True
         call.held = length
         self._calls[stream_id] = call
         self._recv_window -= length
         self._held_bytes += length
+        if send_window != self._peer_initial_window:
+            self._charge(COST_WINDOW_UPDATE)
         begin = after - message_bytes
         self._events.append(
             UnaryCall(

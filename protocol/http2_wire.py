@@ -49,7 +49,9 @@ FRAME: Final = struct.Struct(">IBI")
 DATA_AND_PREFIX: Final = struct.Struct(">IBIBI")
 PREFIX: Final = struct.Struct(">BI")
 _SETTING: Final = struct.Struct(">HI")
-_WINDOW_UPDATE: Final = struct.Struct(">IBII")
+WINDOW_UPDATE_FRAME: Final = struct.Struct(">IBII")
+WINDOW_UPDATE_BYTES: Final = WINDOW_UPDATE_FRAME.size
+WINDOW_UPDATE_WORD: Final = 4 << 8 | WINDOW_UPDATE
 _GOAWAY: Final = struct.Struct(">IBIII")
 
 # The statuses with which the codec itself ends a call.
@@ -102,11 +104,11 @@ def settings_of(payload: bytes) -> list[tuple[int, int]]:
 
 
 def window_update_frame(stream_id: int, increment: int) -> bytes:
-    return _WINDOW_UPDATE.pack(4 << 8 | WINDOW_UPDATE, 0, stream_id, increment)
+    return WINDOW_UPDATE_FRAME.pack(WINDOW_UPDATE_WORD, 0, stream_id, increment)
 
 
 def rst_stream_frame(stream_id: int, error_code: int) -> bytes:
-    return _WINDOW_UPDATE.pack(4 << 8 | RST_STREAM, 0, stream_id, error_code)
+    return WINDOW_UPDATE_FRAME.pack(4 << 8 | RST_STREAM, 0, stream_id, error_code)
 
 
 def goaway_frame(last_stream_id: int, error_code: int, debug: bytes = b"") -> bytes:

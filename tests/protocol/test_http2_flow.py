@@ -471,3 +471,42 @@ def test_a_message_in_pieces_is_one_message_and_large_pieces_are_not_copied(nbyt
     buffers = connection.take_output()
     shared = [each for each in buffers if isinstance(each, memoryview) and each.obj is tensor.obj]
     assert bool(shared) == (nbytes == 200_000)
+
+
+# ---- the shape of gRPC's C core ----------------------------------------------------------------
+
+
+def test_a_call_with_a_window_update_before_its_data_is_taken_whole() -> None:
+    peer = Peer(unary_paths=frozenset((PATH,)))
+    peer.send(settings_frame({SETTING_INITIAL_WINDOW_SIZE: 3}))
+    (call,) = peer.send(
+        peer.headers(1),
+        window_update_frame(1, 100),
+        peer.data(1, grpc(b"question"), end=True),
+        window_update_frame(0, 5),
+    )
+    assert isinstance(call, UnaryCall)
+    assert call.message == b"question"
+    peer.connection.send_unary_reply(1, bytes(98))  # 103 octets with the prefix
+    assert [len(each.payload) for each in peer.read() if each.kind == DATA] == [103]
+
+
+@pytest.mark.parametrize("increment", [0, 2**31 - 1])
+def test_a_wrong_window_update_before_the_data_ends_that_call(increment: int) -> None:
+    peer = Peer(unary_paths=frozenset((PATH,)))
+    events = peer.send(
+        peer.headers(1), window_update_frame(1, increment), peer.data(1, grpc(b"q"), end=True)
+    )
+    assert not [event for event in events if isinstance(event, UnaryCall)]
+    wrong = ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR
+    assert peer.reset_of(1) == wrong
+
+
+def test_a_window_update_of_another_call_may_stand_before_the_data() -> None:
+    peer = Peer(unary_paths=frozenset((PATH,)))
+    peer.send(peer.headers(1))
+    (call,) = peer.send(
+        peer.headers(3), window_update_frame(1, 7), peer.data(3, grpc(b"q"), end=True)
+    )
+    assert isinstance(call, UnaryCall)
+    assert call.stream_id == 3
