@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from actors.channels import Door, Watch
-from actors.counters import BatchCounters, Duration, VersionCounters
+from actors.counters import BatchCounters, Duration, ResponseCounters, VersionCounters
 from actors.log_settings import LogControl, LogSettings
 from actors.messages import LoadModel, UnloadModel, VersionKey
 from actors.model_index import ModelIndex, ServingVersion, VersionState
@@ -342,6 +342,17 @@ def _batch(size: int, batch: BatchCounters) -> Json:
     }
 
 
+def _response(response: ResponseCounters) -> Json:
+    return {
+        "compute_infer": _duration(response.compute_infer),
+        "compute_output": _duration(response.compute_output),
+        "success": _duration(response.success),
+        "fail": _duration(response.fail),
+        "empty_response": _duration(response.empty_response),
+        "cancel": _duration(response.cancel),
+    }
+
+
 def _statistics_row(key: VersionKey, counters: VersionCounters) -> Json:
     name, version = key
     return {
@@ -360,7 +371,9 @@ def _statistics_row(key: VersionKey, counters: VersionCounters) -> Json:
             "cache_hit": _duration(counters.cache_hit),
             "cache_miss": _duration(counters.cache_miss),
         },
-        "response_stats": {},
+        "response_stats": {
+            str(index): _response(counters.responses[index]) for index in sorted(counters.responses)
+        },
         "batch_stats": [_batch(size, counters.batches[size]) for size in sorted(counters.batches)],
         "memory_usage": [],
     }

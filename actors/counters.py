@@ -6,10 +6,15 @@ Plain data: `actors/statistics.py` owns and changes it, everyone else gets copie
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from actors.latencies import LatencyReading
 
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+# Responses of one request that are counted by their place. A stream may go on for ever, and every
+# look at the statistics copies all counters; further ones are counted nowhere.
+MAX_COUNTED_RESPONSES: Final = 1024
 
 
 @dataclass(slots=True)
@@ -37,6 +42,28 @@ class BatchCounters:
 
 
 @dataclass(slots=True)
+class ResponseCounters:
+    """The responses that have the same place among those of their requests."""
+
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    empty_response: Duration = field(default_factory=Duration)
+    cancel: Duration = field(default_factory=Duration)
+
+    def copy(self) -> ResponseCounters:
+        return ResponseCounters(
+            self.compute_infer.copy(),
+            self.compute_output.copy(),
+            self.success.copy(),
+            self.fail.copy(),
+            self.empty_response.copy(),
+            self.cancel.copy(),
+        )
+
+
+@dataclass(slots=True)
 class VersionCounters:
     """Everything counted for one model version, in the units of Triton's statistics extension."""
 
@@ -54,6 +81,8 @@ class VersionCounters:
     cache_miss: Duration = field(default_factory=Duration)
     failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_REASONS, 0))
     batches: dict[int, BatchCounters] = field(default_factory=dict)
+    # By place among the responses of a request; at most MAX_COUNTED_RESPONSES.
+    responses: dict[int, ResponseCounters] = field(default_factory=dict)
     latencies: LatencyReading | None = None  # only in answers, and only if they are measured
 
     def copy(self) -> VersionCounters:
@@ -72,6 +101,7 @@ class VersionCounters:
                 )
                 for size, counters in self.batches.items()
             },
+            responses={index: one.copy() for index, one in self.responses.items()},
         )
         for name in _DURATIONS:
             setattr(twin, name, getattr(self, name).copy())

@@ -245,7 +245,16 @@ class Ensemble:
             size = message.batch_size or 1
             queued = caller.began_at - message.submitted_at
             self._facts.append(
-                BatchExecuted(self._key, size, size, [queued], [lasted], caller.timings, ())
+                BatchExecuted(
+                    self._key,
+                    size,
+                    size,
+                    [queued],
+                    [lasted],
+                    caller.timings,
+                    (),
+                    by_backend=False,
+                )
             )
         self._tell_statistics()
         self._send(caller, Reply(message.number, outcome, True, caller.timings))

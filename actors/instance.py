@@ -17,18 +17,18 @@ import trio
 
 from actors.channels import Door, Mailbox
 from actors.executor import Executor
+from actors.late_responses import LateResponses, ResponseTeller
 from actors.messages import (
     BatchExecuted,
     Execute,
     Fact,
-    FirstResponded,
     Reply,
     Submit,
     VersionKey,
 )
 from actors.response_lane import OPENING, ResponseLane
 from protocol.inference import InferResponse
-from protocol.status import ServerError, internal
+from protocol.status import ServerError, StatusCode, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
 from repo.warmup import WarmupSample, warmup_failure
 
@@ -40,18 +40,6 @@ EXPLAIN: Final = "troupe_explain"
 WARMUP_WINDOW: Final = 64
 
 
-class FirstResponses:
-    """Tells Statistics when requests have the first of their responses."""
-
-    def __init__(self, key: VersionKey, statistics: Door[Fact]) -> None:
-        self._key = key
-        self._statistics = statistics
-
-    async def tell(self, submit: Submit) -> None:
-        seconds = trio.current_time() - submit.submitted_at
-        await self._statistics.send(FirstResponded(self._key, seconds))
-
-
 class Responder:
     """Gives the responses of one request to its caller; what a backend knows as its sender.
 
@@ -61,10 +49,11 @@ class Responder:
     __slots__ = (
         "_cancelled",
         "_finished",
-        "_first",
         "_in_flight",
         "_lane",
+        "_late",
         "_submit",
+        "_teller",
         "_timings",
         "_token",
     )
@@ -76,13 +65,14 @@ class Responder:
         in_flight: dict[int, Responder],
         timings: Timings,
         *,
-        first: FirstResponses | None = None,
+        teller: ResponseTeller | None = None,
     ) -> None:
         self._submit = submit
         self._token = token
         self._in_flight = in_flight
         self._timings = timings  # of the execution, filled in until its end
-        self._first = first  # until a response has come on its own, not with its batch
+        self._teller = teller
+        self._late: LateResponses | None = None  # once a response comes on its own
         self._lane: ResponseLane | None = None  # for responses that a thread sends
         self._cancelled = False
         self._finished = False
@@ -112,9 +102,10 @@ class Responder:
         The final one does not wait, so that nothing can come between it and its caller.
         """
         assert not self._finished, "nothing follows the final response"
-        if self._first is not None and outcome is not None:
-            first, self._first = self._first, None
-            await first.tell(self._submit)
+        if self._teller is not None:
+            if self._late is None:
+                self._late = LateResponses(self._teller, self._submit, self._timings.began_at)
+            await self._late.tell(outcome, cancelled=self._cancelled)
         if final:
             self.deliver_nowait(outcome)
             return
@@ -198,7 +189,7 @@ class Instance:
         self._carriers = carriers
         self._warmup = warmup
         self._statistics = statistics
-        self._first_responses = FirstResponses(key, statistics)
+        self._teller = ResponseTeller(key, statistics)
         self._in_flight: dict[int, Responder] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -291,7 +282,7 @@ class Instance:
 
     async def _run_batch(self, batch: Execute) -> None:
         started_at = trio.current_time()
-        timings = Timings()
+        timings = Timings(began_at=started_at)
         responders, requests = self._open(batch, timings)
         outcomes: Sequence[Outcome | None]
         try:
@@ -323,7 +314,7 @@ class Instance:
         responders: list[Responder] = []
         requests: list[ExecuteRequest] = []
         for submit in batch.submits:
-            responder = Responder(submit, token, in_flight, timings, first=self._first_responses)
+            responder = Responder(submit, token, in_flight, timings, teller=self._teller)
             in_flight[submit.number] = responder
             responders.append(responder)
             requests.append(
@@ -346,16 +337,25 @@ class Instance:
         if None in outcomes:
             pairs = zip(batch.submits, outcomes, strict=True)
             first = [now - submit.submitted_at for submit, outcome in pairs if outcome is not None]
-        inference_count = 0
+        inference_count = cancelled = 0
         for submit, outcome in zip(batch.submits, outcomes, strict=True):
             if isinstance(outcome, ServerError):
                 failed.append(now - submit.submitted_at)
+                cancelled += outcome.status is StatusCode.CANCELLED
             else:
                 queued.append(started_at - submit.submitted_at)
                 lasted.append(now - submit.submitted_at)
                 inference_count += submit.batch_size or 1
         executed = BatchExecuted(
-            self._key, batch.batch_size, inference_count, queued, lasted, timings, failed, first
+            self._key,
+            batch.batch_size,
+            inference_count,
+            queued,
+            lasted,
+            timings,
+            failed,
+            first,
+            cancelled,
         )
         try:
             self._statistics.send_nowait(executed)

@@ -194,14 +194,21 @@ class BatchExecuted(NamedTuple):
     failed_seconds: Sequence[float]  # one entry per failed request
     # One entry per request that had its first response now; None if all of them had.
     first_response_seconds: Sequence[float] | None = None
+    cancelled: int = 0  # how many of the failed requests their model answered as cancelled
+    by_backend: bool = True  # False: an ensemble, whose responses are made by others
 
 
-@dataclass(frozen=True, slots=True)
-class FirstResponded:
-    """A request whose responses come on their own had the first of them, so long after it came."""
+class Responded(NamedTuple):
+    """A request whose responses come on their own is about to have one of them, at `place`, from 0.
+
+    `kind` is success, fail, cancel, or empty_response for the news that none follows.
+    """
 
     key: VersionKey
-    seconds: float
+    place: int
+    kind: str
+    seconds: float  # since its execution began, or since the response before
+    first_seconds: float | None  # of the first one: since the request came
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,7 +263,7 @@ class GetStatistics:
 
 Fact = (
     BatchExecuted
-    | FirstResponded
+    | Responded
     | RequestsRefused
     | CacheHit
     | CacheMissed

@@ -14,7 +14,8 @@ from typing import Any
 import trio
 
 from actors.channels import Door
-from actors.instance import FirstResponses, Instance, Responder
+from actors.instance import Instance, Responder
+from actors.late_responses import ResponseTeller
 from actors.messages import Execute, ExecuteSequences, Released, Reply, Submit
 from protocol.inference import InferResponse, SequenceFlag
 from protocol.status import ServerError
@@ -34,12 +35,12 @@ class _SlotResponder(Responder):
         in_flight: dict[int, Responder],
         timings: Timings,
         *,
-        first: FirstResponses | None,
+        teller: ResponseTeller,
         state: SequenceState,
         released: Door[Released] | None,
         reschedules: bool,
     ) -> None:
-        super().__init__(submit, token, in_flight, timings, first=first)
+        super().__init__(submit, token, in_flight, timings, teller=teller)
         self._state = state
         self._released = released
         self._reschedules = reschedules
@@ -119,6 +120,7 @@ class SequenceInstance(Instance):
         self._keeper = keeper
         self._released = released
         self._reschedules = reschedules
+        self._teller_again = self._teller._replace(again=True)
 
     def _open(
         self, batch: Execute, timings: Timings
@@ -137,7 +139,7 @@ class SequenceInstance(Instance):
                 token,
                 self._in_flight,
                 timings,
-                first=None if again else self._first_responses,
+                teller=self._teller_again if again else self._teller,
                 state=state,
                 released=self._released,
                 reschedules=self._reschedules,

@@ -13,16 +13,21 @@ from typing import Protocol, assert_never
 import trio
 
 from actors.channels import Door, Mailbox
-from actors.counters import BatchCounters, VersionCounters
+from actors.counters import (
+    MAX_COUNTED_RESPONSES,
+    BatchCounters,
+    ResponseCounters,
+    VersionCounters,
+)
 from actors.latencies import VersionLatencies
 from actors.messages import (
     BatchExecuted,
     CacheHit,
     CacheMissed,
     Fact,
-    FirstResponded,
     GetStatistics,
     RequestsRefused,
+    Responded,
     VersionKey,
     VersionLoaded,
     VersionUnloaded,
@@ -108,8 +113,10 @@ class Statistics:
             case GetStatistics():
                 # Room for the one answer is part of the question.
                 fact.reply.send_nowait(self._read(trio.current_time()))
-            case FirstResponded():
-                return
+            case Responded():
+                counters = self._versions.get(fact.key)
+                if counters is not None:
+                    count_response(counters, fact)
             case _:
                 assert_never(fact)
 
@@ -135,8 +142,9 @@ class Statistics:
         match fact:
             case BatchExecuted():
                 _time_execution(latencies, fact, now)
-            case FirstResponded():
-                latencies.responded([fact.seconds])
+            case Responded():
+                if fact.first_seconds is not None:
+                    latencies.responded([fact.first_seconds])
             case CacheHit():
                 latencies.responded([fact.total_seconds])
                 latencies.took("request", [fact.total_seconds], now)
@@ -187,6 +195,52 @@ def count_execution(counters: VersionCounters, fact: BatchExecuted, wall_clock_m
     batch.compute_input.add(1, timings.input_ns)
     batch.compute_infer.add(1, timings.infer_ns)
     batch.compute_output.add(1, timings.output_ns)
+    if fact.by_backend:
+        _count_batch_responses(counters, fact)
+
+
+def _count_batch_responses(counters: VersionCounters, fact: BatchExecuted) -> None:
+    """Those that came with their batch are the first, and the only, ones of their requests."""
+    failed = len(fact.failed_seconds)
+    first = fact.first_response_seconds
+    answered = (len(fact.total_seconds) + failed if first is None else len(first)) - failed
+    if not (answered or failed):
+        return
+    infer_ns, output_ns = fact.timings.infer_ns, fact.timings.output_ns
+    response = counters.responses.get(0)
+    if response is None:
+        response = counters.responses[0] = ResponseCounters()
+    response.success.add(answered, (infer_ns + output_ns) * answered)
+    completed = answered + failed - fact.cancelled
+    response.compute_infer.add(completed, infer_ns * completed)
+    response.compute_output.add(answered, output_ns * answered)
+    response.cancel.add(fact.cancelled, infer_ns * fact.cancelled)
+    response.fail.add(failed - fact.cancelled, infer_ns * (failed - fact.cancelled))
+
+
+def count_response(counters: VersionCounters, fact: Responded) -> None:
+    """Add one that came on its own. It was ready when it was sent: nothing is left to be written.
+
+    A cancelled one touches nothing else, and only one with tensors has output.
+    """
+    response = counters.responses.get(fact.place)
+    if response is None:
+        if fact.place >= MAX_COUNTED_RESPONSES:
+            return
+        response = counters.responses[fact.place] = ResponseCounters()
+    ns = int(fact.seconds * _NS)
+    match fact.kind:
+        case "success":
+            response.success.add(1, ns)
+            response.compute_output.add(1, 0)
+        case "fail":
+            response.fail.add(1, ns)
+        case "empty_response":
+            response.empty_response.add(1, ns)
+        case _:
+            response.cancel.add(1, ns)
+            return
+    response.compute_infer.add(1, ns)
 
 
 class StatisticsReader:

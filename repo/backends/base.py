@@ -112,11 +112,15 @@ class ExecuteRequest:
 
 @dataclass(slots=True)
 class Timings:
-    """How long the three phases of one execution took, for the statistics."""
+    """How long the three phases of one execution took, for the statistics.
+
+    `began_at` is the instant of its instance's clock, in seconds.
+    """
 
     input_ns: int = 0
     infer_ns: int = 0
     output_ns: int = 0
+    began_at: float = 0.0
 
 
 class Backend(abc.ABC):
