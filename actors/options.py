@@ -33,6 +33,11 @@ class ServerOptions:
     http_header_forward_pattern: str = ""
     http_max_input_size: int = 64 * 1024 * 1024
     http_restricted_api: tuple[str, ...] = ()
+    http_use_ssl: bool = False
+    http_use_ssl_mutual: bool = False
+    http_server_cert: str = ""
+    http_server_key: str = ""
+    http_root_cert: str = ""
     allow_grpc: bool = True
     grpc_address: str = "0.0.0.0"  # noqa: S104  # as above
     grpc_port: int = 8001

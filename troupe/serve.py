@@ -7,6 +7,7 @@ everything else, as in Triton.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -14,9 +15,9 @@ from typing import Final
 
 import trio
 
-from actors.command_line import parse, usage
+from actors.command_line import HelpAsked, parse, usage
 from actors.failures import root_cause
-from actors.flags import BadOption
+from actors.flag_values import BadOption
 from actors.model_repository import StartupFailed
 from actors.options import ServerOptions
 from actors.port import AddressInUse
@@ -39,11 +40,15 @@ def tritonserver_main() -> None:
 
 def serve(arguments: Sequence[str]) -> int:
     """Serve until a signal; the result is the exit status."""
-    if "--help" in arguments:
+    try:
+        options = parse(
+            arguments,
+            warn=lambda text: print(text, file=sys.stderr),
+            environment=os.environ,
+        )
+    except HelpAsked:
         print(usage(), file=sys.stderr)
         return 1
-    try:
-        options = parse(arguments, warn=lambda text: print(text, file=sys.stderr))
     except BadOption as error:
         print(f"{usage()}\n{error}", file=sys.stderr)
         return 1

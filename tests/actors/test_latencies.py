@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from actors.command_line import parse
-from actors.flags import BadOption
+from actors.flag_values import BadOption
 from actors.latencies import (
     SLICE_SECONDS,
     SLICES,
