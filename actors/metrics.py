@@ -15,6 +15,7 @@ import trio
 
 from actors.channels import Watch
 from actors.counters import VersionCounters
+from actors.gpu_monitor import GpuMonitor
 from actors.mailboxes import MailboxRegister
 from actors.messages import VersionKey
 from actors.metrics_settings import MetricsSettings
@@ -138,6 +139,7 @@ class Metrics:
         processor: Processor,
         custom: CustomMetrics,
         mailboxes: MailboxRegister,
+        gpus: GpuMonitor | None = None,
     ) -> None:
         self._statistics = statistics
         self._index = index
@@ -146,6 +148,7 @@ class Metrics:
         self._processor = processor
         self._custom = custom
         self._mailboxes = mailboxes
+        self._gpus = gpus
 
     async def page(self) -> str:
         """The whole page, in Prometheus' text format."""
@@ -154,6 +157,8 @@ class Metrics:
         families += [self._pending(), *self._waiting(trio.current_time()), self._depths()]
         if self._options.allow_cpu_metrics:
             families += self._processor.families()
+        if self._gpus is not None:
+            families += self._gpus.families()
         return render(families + self._custom.families())
 
     def _rows(self, counters: Mapping[VersionKey, VersionCounters]) -> list[_Row]:

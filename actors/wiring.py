@@ -15,7 +15,6 @@ from typing import Final
 
 import trio
 
-from actors.admin_frontend import AdminFrontend
 from actors.bls import InstanceServices
 from actors.calls import Calls
 from actors.channels import Door, Watch
@@ -29,7 +28,6 @@ from actors.http_operations import HttpOperations, kv_cache_report
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
 from actors.mailboxes import MailboxRegister
 from actors.messages import Fact, LimiterMessage, LoadModel, UnloadModel
-from actors.metrics import Metrics, Processor
 from actors.metrics_settings import MetricsSettings
 from actors.model_index import ModelIndex
 from actors.model_repository import ModelRepository, ModelSource
@@ -268,19 +266,6 @@ def wire_grpc(
         settings=settings,
         tls=tls,
     )
-
-
-def wire_admin(options: ServerOptions, core: Core, listener: trio.SocketListener) -> AdminFrontend:
-    """The metrics port."""
-    metrics = Metrics(
-        statistics=core.reader,
-        index=core.index,
-        options=options,
-        processor=Processor(),
-        custom=core.custom_metrics,
-        mailboxes=core.mailboxes,
-    )
-    return AdminFrontend(listener, pages={"/metrics": metrics.page, "/metrics/": metrics.page})
 
 
 def _or_never(milliseconds: int) -> float:

@@ -18,6 +18,7 @@ from importlib import metadata
 
 import trio
 
+from actors.admin_wiring import wire_metrics, wire_observation
 from actors.grpc_frontend import GrpcFrontend
 from actors.http_frontend import HttpFrontend
 from actors.local_calls import infer
@@ -25,7 +26,7 @@ from actors.options import ServerOptions
 from actors.port import listen, port_of
 from actors.process_zygote import ZygoteOnDemand
 from actors.tls import grpc_context
-from actors.wiring import Core, wire_admin, wire_core, wire_grpc, wire_http
+from actors.wiring import Core, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse
 from troupe.production import log_of_workers, production_ports
 from troupe.tables import model_table
@@ -122,5 +123,7 @@ class Server:
             address = options.effective_metrics_address
             listeners = await listen(address, options.metrics_port, reuse_port=False)
             self.metrics_port = port_of(listeners)
-            await observers.start(wire_admin(options, self.core, listeners[0]).run)
+            observation = wire_observation(options, self.core)
+            await observers.start(observation.run)
+            await observers.start(wire_metrics(observation, listeners[0]).run)
             log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
