@@ -9,12 +9,12 @@ control tensors, it adds to copies of the requests.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Final, cast
 
 import trio
 
+from actors.alarm import Alarm
 from actors.channels import Door, Mailbox
 from actors.instance import Instance
 from actors.messages import (
@@ -124,6 +124,8 @@ class SequenceBatcher:
         self._pads = pads
         self._reschedules = reschedules
         self._mailbox = mailbox
+        # Whenever a sequence goes on, the instant moves at which its silence is too long.
+        self._alarm = Alarm(mailbox)
         self._control = control
         self._grants = grants
         self._released = released
@@ -146,14 +148,13 @@ class SequenceBatcher:
         """
         task_status.started()
         try:
-            while not (self._draining and self._policy.is_idle):
-                next_wake = self._policy.next_wake
-                if next_wake == math.inf:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._alarm.run)
+                while not (self._draining and self._policy.is_idle):
+                    self._alarm.set(self._policy.next_wake)
                     await self._mailbox.wait()
-                else:
-                    with trio.move_on_at(next_wake):
-                        await self._mailbox.wait()
-                self._turn(trio.current_time())
+                    self._turn(trio.current_time())
+                nursery.cancel_scope.cancel()
         finally:
             self._leave(trio.current_time())
 
@@ -199,10 +200,11 @@ class SequenceBatcher:
         if self._limiter is not None:
             self._balance(self._limiter)
         # While no request waits there is nothing that such news could be used for.
-        quiet = self.pending() == 0 and not self._draining
+        quiet = not (self._draining or policy.pending or len(self._door))
         self._grants.hush(quiet and self._limiter is None)
         self._released.hush(quiet and not self._reschedules)
-        self._tell_statistics()
+        if self._refused:
+            self._tell_statistics()
 
     def _balance(self, limiter: LimiterSeat) -> None:
         """Ask for the very instances that could be used, and give back those that cannot."""
@@ -241,7 +243,9 @@ class SequenceBatcher:
         for _, ticket, _ in action.places:
             submit = _submit(ticket)
             request = self._inputs.of(submit.request, ticket.flags, ticket.correlation_id)
-            submits.append(submit._replace(request=request))
+            if request is not submit.request:
+                submit = submit._replace(request=request)
+            submits.append(submit)
         padding = None
         if self._pads and len(submits) < action.size:
             padding = self._inputs.padding(_submit(action.places[0].ticket).request)

@@ -36,7 +36,7 @@ class _SlotResponder(Responder):
         timings: Timings,
         *,
         teller: ResponseTeller,
-        state: SequenceState,
+        state: SequenceState | None,
         released: Door[Released] | None,
         reschedules: bool,
     ) -> None:
@@ -69,7 +69,7 @@ class _SlotResponder(Responder):
             super().deliver_nowait(outcome)
 
     def _reply(self, outcome: Outcome | None, final: bool) -> Reply:
-        if isinstance(outcome, InferResponse):
+        if self._state is not None and isinstance(outcome, InferResponse):
             self._state.take(outcome)
         return super()._reply(outcome, final)
 
@@ -128,12 +128,17 @@ class SequenceInstance(Instance):
         if not isinstance(batch, ExecuteSequences):
             return super()._open(batch, timings)  # a warm-up brings its own states
         token = trio.lowlevel.current_trio_token()
+        keeper = self._keeper if self._keeper.has_states else None
+        state: SequenceState | None = None
         responders: list[Responder] = []
         by_slot: dict[int, ExecuteRequest] = {}
         for submit, slot in zip(batch.submits, batch.slots, strict=True):
-            flags = submit.request.sequence_flags
-            again = self._reschedules and SequenceFlag.START not in flags
-            state = self._keeper.of(slot, flags, begins=slot in batch.beginning)
+            request = submit.request
+            again = self._reschedules and SequenceFlag.START not in request.sequence_flags
+            if keeper is not None:
+                begins = slot in batch.beginning
+                state = keeper.of(slot, request.sequence_flags, begins=begins)
+                request = state.attach(request)
             responder = _SlotResponder(
                 submit,
                 token,
@@ -147,11 +152,7 @@ class SequenceInstance(Instance):
             self._in_flight[submit.number] = responder
             responders.append(responder)
             by_slot[slot] = ExecuteRequest(
-                state.attach(submit.request),
-                submit.batch_size,
-                responder,
-                number=submit.number,
-                states=state if self._keeper.has_states else None,
+                request, submit.batch_size, responder, number=submit.number, states=state
             )
         requests = list(by_slot.values())
         if batch.padding is None or len(requests) == batch.batch_size:

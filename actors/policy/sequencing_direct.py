@@ -35,6 +35,8 @@ class DirectBatcher:
         self._utilization = utilization
         self._iterative = settings.iterative
         self._grants = dict.fromkeys(instances, 0)
+        # Instances, and their slots by number, that have a head to execute: most have none.
+        self._ready: dict[int, dict[int, Slot]] = {}
         self._running: dict[int, SequenceTicket] = {}  # iterative: they may come back
         self._delay_ends_at = math.inf
         self._wanted: list[int] = []
@@ -80,8 +82,8 @@ class DirectBatcher:
         self._clear(now, actions)
         self._delay_ends_at = math.inf
         self._wanted = []
-        for instance, row in table.rows.items():
-            while self._collect(instance, row, now, actions):
+        for instance in sorted(self._ready):
+            while self._collect(instance, now, actions):
                 # What was freed may be filled again, for the next batch.
                 self._clear(now, actions)
         return actions
@@ -106,18 +108,25 @@ class DirectBatcher:
         return self._wanted
 
     def _clear(self, now: float, actions: list[SequenceAction]) -> None:
+        """See to the slots that have changed, and note which have a head now."""
         dirty = self._table.dirty
         while dirty:
             slot, _ = dirty.popitem()
             self._table.clear_head(slot, now, actions)
+            if slot.queue:
+                self._ready.setdefault(slot.instance, {})[slot.number] = slot
+            elif slot.instance in self._ready:
+                slots = self._ready[slot.instance]
+                slots.pop(slot.number, None)
+                if not slots:
+                    del self._ready[slot.instance]
 
-    def _collect(
-        self, instance: int, row: list[Slot], now: float, actions: list[SequenceAction]
-    ) -> bool:
+    def _collect(self, instance: int, now: float, actions: list[SequenceAction]) -> bool:
         """Form a batch from the heads of an instance's slots; False when there is none to form."""
-        ready = [slot for slot in row if slot.queue]
-        if not ready:
+        slots = self._ready.get(instance)
+        if slots is None:
             return False
+        ready = [slots[number] for number in sorted(slots)]
         heads = [slot.queue[0] for slot in ready]
         closed_by = "immediate"
         if self._delay:

@@ -6,6 +6,7 @@ dynamic batcher's, one for each instance. A request's place in a batch means not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -45,6 +46,10 @@ class OldestBatcher:
             instance: DynamicBatcher(batching, on_demand=True) for instance in instances
         }
         self._inside: dict[int, Slot] = {}  # the slots of requests that a batcher or instance has
+        self._batching = 0  # how many of these a batcher still has
+        # Instances whose batcher has heard something, and when the others want to be asked.
+        self._touched: dict[int, None] = {}
+        self._wakes: dict[int, float] = {}
 
     def submit(self, ticket: SequenceTicket, now: float) -> RefuseRequest | None:
         return self._table.enter(ticket, now)
@@ -58,6 +63,8 @@ class OldestBatcher:
             return False
         refused = self._batchers[slot.instance].cancel(number, now)
         if refused is not None:
+            self._batching -= 1
+            self._touched[slot.instance] = None
             self._refused(refused, self._table.outbox)
             return True
         assert slot.running is not None, "a slot knows what it has inside"
@@ -73,6 +80,7 @@ class OldestBatcher:
 
     def grant(self, instance: int) -> None:
         self._batchers[instance].grant(instance)
+        self._touched[instance] = None
 
     def surrender(self) -> list[int]:
         return [one for batcher in self._batchers.values() for one in batcher.surrender()]
@@ -86,28 +94,31 @@ class OldestBatcher:
             for batcher in self._batchers.values()
             for inner in batcher.abandon()
         ]
+        self._batching = 0
         return inside + self._table.abandon()
 
     def step(self, now: float) -> list[SequenceAction]:
         actions: list[SequenceAction] = []
         table = self._table
         table.advance(now, actions)
+        for instance, at in self._wakes.items():
+            if at <= now:
+                self._touched[instance] = None
         while True:
             self._issue(now, actions)
-            for instance, batcher in self._batchers.items():
-                self._batch(instance, batcher, now, actions)
+            touched, self._touched = self._touched, {}
+            for instance in touched:
+                self._batch(instance, self._batchers[instance], now, actions)
             if not table.dirty:
                 return actions
 
     @property
     def next_wake(self) -> float:
-        return min(
-            self._table.next_wake, *(batcher.next_wake for batcher in self._batchers.values())
-        )
+        return min(self._table.next_wake, min(self._wakes.values(), default=math.inf))
 
     @property
     def pending(self) -> int:
-        return self._table.waiting_count + sum(one.pending for one in self._batchers.values())
+        return self._table.waiting_count + self._batching
 
     def waiting(self) -> dict[int, Waiting]:
         found = self._table.waiting()
@@ -130,6 +141,8 @@ class OldestBatcher:
         while dirty:
             slot = next(iter(dirty))
             del dirty[slot]
+            if not slot.queue:
+                continue  # most often: a lone request was taken from it, or has been done
             self._table.clear_head(slot, now, actions)
             if slot.running is not None or not slot.queue:
                 continue
@@ -141,7 +154,10 @@ class OldestBatcher:
                 ticket.id, 0, 1, ticket.shape_key, ticket, deadline_at=ticket.deadline_at
             )
             refused = self._batchers[slot.instance].submit(inner, now)
-            if refused is not None:
+            if refused is None:
+                self._batching += 1
+                self._touched[slot.instance] = None
+            else:
                 self._refused(refused, actions)
             if SequenceFlag.END in ticket.flags:
                 # The next sequence may have the slot; what it wants waits for this one's end.
@@ -154,18 +170,24 @@ class OldestBatcher:
         now: float,
         actions: list[SequenceAction],
     ) -> None:
+        inside = self._inside
         for action in batcher.step(now):
-            match action:
-                case Dispatch(_, tickets, size, closed_by):
-                    places = [
-                        Place.of(self._inside[inner.id].number, cast("SequenceTicket", inner.work))
-                        for inner in tickets
-                    ]
-                    actions.append(DispatchSlots(instance, places, size, closed_by))
-                case Refuse():
-                    self._refused(action, actions)
-                case _:
-                    raise AssertionError("without a strategy there is nothing to report")
+            if isinstance(action, Dispatch):
+                places = [
+                    Place.of(inside[inner.id].number, cast("SequenceTicket", inner.work))
+                    for inner in action.tickets
+                ]
+                self._batching -= len(places)
+                actions.append(DispatchSlots(instance, places, len(places), action.closed_by))
+            else:
+                assert isinstance(action, Refuse), "without a strategy there is nothing to report"
+                self._batching -= 1
+                self._refused(action, actions)
+        wake_at = batcher.next_wake
+        if wake_at < math.inf:
+            self._wakes[instance] = wake_at
+        else:
+            self._wakes.pop(instance, None)
 
     def _refused(self, refused: Refuse, actions: list[SequenceAction]) -> None:
         ticket = self._leave(refused.ticket.id)

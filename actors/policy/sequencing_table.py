@@ -98,13 +98,13 @@ class Place(NamedTuple):
         """The place of a request that is dispatched now."""
         sequence = ticket.sequence
         assert sequence is not None, "whoever was let in belongs to a sequence"
-        begins = not sequence.has_begun
+        if sequence.has_begun:
+            return cls(slot, ticket, begins=False)
         sequence.has_begun = True
-        return cls(slot, ticket, begins)
+        return cls(slot, ticket, begins=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DispatchSlots:
+class DispatchSlots(NamedTuple):
     """Execute these requests on `instance`; this spends one grant.
 
     `size` counts the places of the batch: with the direct strategy a request stands at the place
