@@ -82,6 +82,11 @@ class ControlPlane:
         self._repository = repository
         self._regions = regions
         self._logs = logs
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """The server is about to stop: probes say so from now on, whatever still works."""
+        self._is_stopping = True
 
     def is_live(self) -> bool:
         self._refuse_probe_while_exiting()
@@ -296,7 +301,7 @@ class ControlPlane:
             raise unavailable("explicit model load / unload is not allowed if polling is enabled")
 
     def _refuse_probe_while_exiting(self) -> None:
-        if self._index.value.exiting:
+        if self._is_stopping or self._index.value.exiting:
             raise ServerError(StatusCode.UNAVAILABLE, "Server exiting")
 
     def _refuse_while_exiting(self) -> None:

@@ -25,7 +25,7 @@ from actors.grpc_terms import GrpcSettings, Refusal, Terms, TermsReader
 from actors.grpc_unary import UnaryInfers
 from actors.shared_memory import SharedMemory
 from actors.sockets import send_parts
-from actors.tls import HandshakeFailed, handshake
+from actors.tls import HTTP2, HandshakeFailed, handshake
 from protocol.grpc_compression import IDENTITY, decompress
 from protocol.grpc_service import (
     MODEL_INFER,
@@ -87,6 +87,7 @@ class GrpcConnection:
         self._streams: dict[int, StreamCall] = {}
         self._stopped: dict[int, None] = {}  # streaming calls to be rung when there is room
         self._draining = False
+        self._is_met = False  # whether TLS has been agreed on, if there is any
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
 
@@ -94,7 +95,8 @@ class GrpcConnection:
         """Serve the peer until it leaves, breaks the protocol or has been drained."""
         try:
             with self._scope:
-                await handshake(self._stream)
+                await handshake(self._stream, HTTP2, required=True)
+                self._is_met = True
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._read)
                     await self._write()
@@ -119,6 +121,9 @@ class GrpcConnection:
     def drain(self, now: float) -> None:
         """Ask the client to open no more calls; the connection ends with the last of them."""
         self._draining = True
+        if not self._is_met:
+            self._scope.cancel()
+            return
         self._http2.goaway(now)
         for stream in list(self._streams.values()):
             stream.drain()

@@ -6,7 +6,6 @@ operator's settings. What happens on a connection is `actors/grpc_connection.py`
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,7 +18,7 @@ from actors.grpc_terms import GrpcSettings
 from actors.port import Port
 from actors.shared_memory import SharedMemory
 from actors.sockets import PeerStream
-from actors.tls import secured
+from actors.tls import Tls
 from protocol.grpc_service import Route
 
 # How often connections are looked over for keep-alive and stalls, whose limits are seconds.
@@ -37,9 +36,9 @@ class GrpcFrontend:
         regions: SharedMemory,
         routes: Mapping[str, Route],
         settings: GrpcSettings,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        """`routes` by method path. Without a `tls` context the port speaks plain text."""
+        """`routes` by method path. Without `tls` the port speaks plain text."""
         self._calls = calls
         self._regions = regions
         self._routes = routes
@@ -49,6 +48,10 @@ class GrpcFrontend:
             path for path, route in routes.items() if route.cardinality is Cardinality.UNARY_UNARY
         )
         self._port = Port(listeners, self._connect, sweep_seconds=SWEEP_SECONDS)
+
+    @property
+    def connection_count(self) -> int:
+        return self._port.connection_count
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until `drain`; return when the last connection has ended."""
@@ -60,7 +63,7 @@ class GrpcFrontend:
 
     def _connect(self, stream: PeerStream) -> GrpcConnection:
         return GrpcConnection(
-            secured(stream, self._tls),
+            stream if self._tls is None else self._tls.secured(stream),
             calls=self._calls,
             regions=self._regions,
             routes=self._routes,

@@ -28,6 +28,7 @@ from actors.http_exchanges import Exchange, failure, give_up
 from actors.http_operations import HttpOperations
 from actors.http_outbox import Outbox
 from actors.messages import Reply
+from actors.tls import HTTP1, HandshakeFailed, handshake
 from protocol.http1 import (
     ContinueExpected,
     Http1Connection,
@@ -40,7 +41,7 @@ from protocol.http1_error import HttpError
 from protocol.http1_head import HeadParser
 from protocol.http1_response import CONTINUE, Buffer, encode_error, encode_response
 from protocol.routes import Generate, Infer, Operation
-from protocol.status import ServerError
+from protocol.status import MAX_LOGGED_ID_CHARACTERS, ServerError, logged_prefix
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class HttpConnection:
         self._exchange: Exchange | None = None  # of the current request, if it is for a model
         self._outbox = Outbox(stream)
         self._resume: trio.Event | None = None  # what the reader waits for, if it waits
+        self._is_met = False  # whether TLS has been agreed on, if there is any
         self._has_left = trio.Event()  # the peer sends no more
         self._closing = False  # nothing more is said after what is in the outbox
         self._lingers = False  # our last word is one that the peer should hear
@@ -97,10 +99,14 @@ class HttpConnection:
         """Serve the peer until it leaves, errs or is told to go."""
         try:
             with self._scope:
+                await handshake(self._stream, HTTP1)
+                self._is_met = True
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._read)
                     await self._write()
                     self._nursery.cancel_scope.cancel()
+        except HandshakeFailed as error:
+            log.debug("%s", error)
         finally:
             self._abandon()
             self._mailbox.close()
@@ -123,7 +129,9 @@ class HttpConnection:
     def drain(self, now: float) -> None:
         """The server stops: an idle connection closes now, a busy one after its answer."""
         self._draining = True
-        if self._http.is_idle:
+        if not self._is_met:
+            self._scope.cancel()
+        elif self._http.is_idle:
             self._close()
         else:
             self._drain_deadline = now + DRAIN_GRACE_SECONDS
@@ -207,7 +215,7 @@ class HttpConnection:
         except ServerError as error:
             self._finish(failure(error, keep_alive=keep_alive))
         except Exception:  # ring boundary: a request never ends its server
-            log.exception("a request failed")
+            log.exception("%s", _described(request))
             self._fail()
 
     def _submit(self, operation: Infer | Generate, request: HttpRequest) -> None:
@@ -239,7 +247,7 @@ class HttpConnection:
         try:
             answer = await self._operations.run(operation, request)
         except Exception:  # ring boundary: a request never ends its server
-            log.exception("a request failed")
+            log.exception("%s", _described(request))
             self._fail()
             self._mailbox.ring()
             return
@@ -294,7 +302,7 @@ class HttpConnection:
         try:
             parts = exchange.answer(reply, keep_alive=self._keeps_alive(request))
         except Exception:  # ring boundary: a response never ends its server
-            log.exception("a response failed")
+            log.exception("%sa response failed", logged_prefix(exchange.ticketed.submit.request.id))
             give_up(exchange)
             self._fail()
             return
@@ -309,6 +317,8 @@ class HttpConnection:
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_eof()
                 await self._has_left.wait()
+        with trio.move_on_after(LINGER_SECONDS):
+            await self._stream.aclose()  # over TLS this says farewell, for those who wait for it
 
     def _finish(self, parts: Sequence[Buffer]) -> None:
         """The current request is answered: say it, and make room for the next."""
@@ -358,3 +368,8 @@ class HttpConnection:
         if exchange is not None:
             give_up(exchange)
             exchange.close()
+
+
+def _described(request: HttpRequest) -> str:
+    """A request that failed before its id was known; its query may hold what is secret."""
+    return f"{logged_prefix('')}{request.method} {request.path[:MAX_LOGGED_ID_CHARACTERS]} failed"

@@ -13,6 +13,7 @@ from actors.http_connection import HttpConnection
 from actors.http_operations import HttpOperations
 from actors.port import Port
 from actors.sockets import PeerStream
+from actors.tls import Tls
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser
 
@@ -30,9 +31,12 @@ class HttpFrontend:
         *,
         operations: HttpOperations,
         limits: HttpLimits,
+        tls: Tls | None = None,
     ) -> None:
+        """Without `tls` the port speaks plain text."""
         self._operations = operations
         self._limits = limits
+        self._tls = tls
         self._heads = HeadParser(max_header_lines=limits.max_header_lines)
         self._port = Port(listeners, self._connect, sweep_seconds=SWEEP_SECONDS)
 
@@ -50,5 +54,8 @@ class HttpFrontend:
 
     def _connect(self, stream: PeerStream) -> HttpConnection:
         return HttpConnection(
-            stream, operations=self._operations, limits=self._limits, heads=self._heads
+            stream if self._tls is None else self._tls.secured(stream),
+            operations=self._operations,
+            limits=self._limits,
+            heads=self._heads,
         )

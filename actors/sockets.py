@@ -29,6 +29,8 @@ TURN_BYTES: Final = 1 << 20
 # tensor of 600 kB into forty writes, each with a turn; this is what a peer that does not read can
 # pin, once per connection.
 UNSENT_BYTES: Final = 1 << 18
+# Up to here buffers are joined where they cannot be sent together: copying costs less than sending.
+JOINED_BYTES: Final = 1 << 16
 # The most that one system call takes (IOV_MAX of Linux).
 MAX_PARTS: Final = 1024
 
@@ -112,6 +114,8 @@ async def send_parts(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> No
     if isinstance(stream, PeerStream):
         await stream.send_parts(parts)
         return
+    if len(parts) > 1 and sum(map(len, parts)) <= JOINED_BYTES:
+        parts = (b"".join(parts),)  # over TLS each would be a record, and a system call
     for part in parts:
         await stream.send_all(part)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import ssl
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -42,6 +41,7 @@ from actors.response_cache import ResponseCacheActor
 from actors.sequence_wiring import wire_sequences
 from actors.shared_memory import SharedMemory
 from actors.statistics import Statistics, StatisticsReader, WallClock
+from actors.tls import Tls
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
 from protocol.grpc_compression import CompressionLevel
 from protocol.grpc_service import routes
@@ -212,9 +212,13 @@ def _wire_limiter(
 
 
 def wire_http(
-    options: ServerOptions, core: Core, listeners: list[trio.SocketListener]
+    options: ServerOptions,
+    core: Core,
+    listeners: list[trio.SocketListener],
+    *,
+    tls: Tls | None = None,
 ) -> HttpFrontend:
-    """The REST port."""
+    """The REST port; in plain text unless there is `tls`."""
     operations = HttpOperations(
         calls=core.calls,
         control_plane=core.control_plane,
@@ -228,7 +232,7 @@ def wire_http(
         max_input_size=options.http_max_input_size,
         load_report=partial(kv_cache_report, core.custom_metrics),
     )
-    return HttpFrontend(listeners, operations=operations, limits=HttpLimits())
+    return HttpFrontend(listeners, operations=operations, limits=HttpLimits(), tls=tls)
 
 
 def wire_grpc(
@@ -236,9 +240,9 @@ def wire_grpc(
     core: Core,
     listeners: list[trio.SocketListener],
     *,
-    tls: ssl.SSLContext | None = None,
+    tls: Tls | None = None,
 ) -> GrpcFrontend:
-    """The gRPC port; in plain text unless there is a `tls` context."""
+    """The gRPC port; in plain text unless there is `tls`."""
     settings = GrpcSettings(
         limits=Http2Limits(
             keepalive_time_seconds=options.grpc_keepalive_time / 1e3,

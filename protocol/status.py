@@ -115,3 +115,14 @@ def deadline_exceeded() -> ServerError:
 def request_prefix(request_id: str) -> str:
     """The `[request id: ID] ` with which many of Triton's messages start."""
     return f"[request id: {request_id or '<id_unknown>'}] "
+
+
+# Ids come from clients; what a log shows of one is enough to find it.
+MAX_LOGGED_ID_CHARACTERS: Final = 128
+
+
+def logged_prefix(request_id: str) -> str:
+    """`request_prefix` for the log, where a client's text may not take all the room."""
+    if len(request_id) > MAX_LOGGED_ID_CHARACTERS:
+        request_id = request_id[:MAX_LOGGED_ID_CHARACTERS] + "…"
+    return request_prefix(request_id)

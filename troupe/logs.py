@@ -1,7 +1,8 @@
 """The server's log, in Triton's two formats, by settings that may change at any time.
 
 Every message is written as a JSON string, so that no request can forge a line. Information goes to
-standard output, warnings and errors to standard error; a log file takes all of it.
+standard output, warnings and errors to standard error; a log file takes all of it, and can be moved
+away and opened anew while the server runs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from actors.channels import Watch
 from actors.log_settings import LogSettings
 from actors.options import ServerOptions
+from protocol.status import invalid_arg
+
+log = logging.getLogger(__name__)
 
 _LETTERS = {logging.ERROR: "E", logging.CRITICAL: "E", logging.WARNING: "W"}
 
@@ -35,11 +41,22 @@ class TritonFormatter(logging.Formatter):
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
         if self._escape:
-            message = json.dumps(message, ensure_ascii=False)
+            message = _escaped(message)
         if _current.value.style == "ISO8601":
             return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', moment)} {letter} {place} {message}"
         micros = int(record.created % 1 * 1e6)
         return f"{letter}{time.strftime('%m%d %H:%M:%S', moment)}.{micros:06d} {place} {message}"
+
+
+# What ends a line or commands a terminal, and JSON leaves as it is.
+_UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _escaped(message: str) -> str:
+    """A JSON string literal of printable characters only."""
+    return _UNSAFE.sub(
+        lambda found: f"\\u{ord(found[0]):04x}", json.dumps(message, ensure_ascii=False)
+    )
 
 
 class _Below(logging.Filter):
@@ -68,12 +85,20 @@ _current: Final = Watch(LogSettings())
 
 
 def configure(options: ServerOptions) -> None:
-    """Direct every logger of the process to where the operator wants it."""
+    """Direct every logger of the process to where the operator wants it.
+
+    Raises ServerError INVALID_ARG when the log file cannot be written.
+    """
     escape = os.environ.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES", "1") != "0"
     formatter = TritonFormatter(escape=escape)
     handlers: list[logging.Handler]
     if options.log_file:
-        handlers = [logging.FileHandler(options.log_file, encoding="utf-8")]
+        try:
+            handlers = [logging.FileHandler(options.log_file, encoding="utf-8")]
+        except OSError as error:
+            raise invalid_arg(
+                f"--log-file '{options.log_file}' cannot be written: {error.strerror}"
+            ) from None
     else:
         out = logging.StreamHandler(sys.stdout)
         out.addFilter(_Below())
@@ -88,6 +113,25 @@ def configure(options: ServerOptions) -> None:
         handler.addFilter(_Wanted())
         root.addHandler(handler)
     follow(LogSettings.of(options))
+
+
+def reopen() -> None:
+    """Open the log file anew, for whoever has moved it away; keep the old one if that fails."""
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            continue
+        try:
+            stream = Path(handler.baseFilename).open("a", encoding="utf-8")  # noqa: SIM115  # the handler closes it
+        except OSError as error:
+            log.error(
+                "the log file '%s' cannot be opened again: %s",
+                handler.baseFilename,
+                error.strerror,
+            )
+            continue
+        old = handler.setStream(stream)
+        if old is not None:
+            old.close()
 
 
 def follow(settings: LogSettings) -> None:

@@ -22,8 +22,9 @@ from actors.model_repository import StartupFailed
 from actors.options import ServerOptions
 from actors.port import AddressInUse
 from protocol.status import ServerError
-from troupe.logs import configure
+from troupe.logs import configure, reopen
 from troupe.server import ExitTimeout, Server
+from troupe.systemd import READY, STOPPING, notify, reloading
 
 # How many objects may come to be, net of those that have gone, before the youngest are searched for
 # cycles, and how many such searches go before the older ones are searched. A request makes some
@@ -52,8 +53,8 @@ def serve(arguments: Sequence[str]) -> int:
     except BadOption as error:
         print(f"{usage()}\n{error}", file=sys.stderr)
         return 1
-    configure(options)
     try:
+        configure(options)
         trio.run(_serve, options)
     except Exception as error:
         match root_cause(error):
@@ -71,12 +72,13 @@ def serve(arguments: Sequence[str]) -> int:
 
 async def _serve(options: ServerOptions) -> None:
     server = Server(options, announce=lambda text: print(text, flush=True))
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, signals, server)
+            nursery.start_soon(_obey_signals, signals, server)
             async with trio.open_nursery() as serving:
                 await serving.start(server.run)
                 _settle_heap()
+                notify(READY)
             nursery.cancel_scope.cancel()
 
 
@@ -87,8 +89,18 @@ def _settle_heap() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], server: Server) -> None:
-    """The first signal stops the server in order; a second one changes nothing."""
+async def _obey_signals(signals: AsyncIterator[int], server: Server) -> None:
+    """A hang-up has files looked at again. Any other first signal stops the server in order.
+
+    A second one changes nothing.
+    """
     async for number in signals:
         print(f"Signal ({number}) received.", flush=True)
-        server.stop()
+        if number == signal.SIGHUP:
+            notify(reloading())
+            reopen()
+            server.reload()
+            notify(READY)
+        else:
+            notify(STOPPING)
+            server.stop()

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable
 from importlib import metadata
+from typing import Final
 
 import trio
 
@@ -25,13 +26,18 @@ from actors.local_calls import infer
 from actors.options import ServerOptions
 from actors.port import listen, port_of
 from actors.process_zygote import ZygoteOnDemand
-from actors.tls import grpc_context
+from actors.tls import Tls
 from actors.wiring import Core, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse
+from troupe.draining import report_connections
 from troupe.production import log_of_workers, production_ports
-from troupe.tables import model_table
+from troupe.tables import agent_table, backend_table, model_table, option_table
 
 log = logging.getLogger(__name__)
+
+# How the log of a drain names what it waits for.
+HTTP_CONNECTIONS: Final = "HTTP service connections"
+GRPC_CONNECTIONS: Final = "gRPC service connections and inference handlers"
 
 
 class ExitTimeout(Exception):  # the words are those that the operator reads
@@ -60,12 +66,19 @@ class Server:
         self.grpc_port = 0
         self.metrics_port = 0
         self._stopping = trio.Event()
-        self._grpc_tls = grpc_context(options) if options.allow_grpc else None
-        self._frontends: list[HttpFrontend | GrpcFrontend] = []
+        self._grpc_tls = Tls.of(options, "grpc") if options.allow_grpc else None
+        self._http_tls = Tls.of(options, "http") if options.allow_http else None
+        self._frontends: list[tuple[str, HttpFrontend | GrpcFrontend]] = []
 
     async def infer(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
         """One inference without a socket. Raises ServerError."""
         return await infer(self.core.calls, request, deadline_at=deadline_at)
+
+    def reload(self) -> None:
+        """Look at the files that may change under a server: its certificates."""
+        for tls in (self._http_tls, self._grpc_tls):
+            if tls is not None:
+                tls.refresh()
 
     def stop(self) -> None:
         """Begin an orderly stop: no new connections, finish what is under way, unload."""
@@ -83,14 +96,20 @@ class Server:
                 await observers.start(self._zygote.run)
                 async with trio.open_nursery() as models:
                     await models.start(self.core.run)
-                    self._announce(model_table(self.core.index.value))
+                    index = self.core.index.value
+                    self._announce(agent_table())
+                    self._announce(backend_table(index, self.options))
+                    self._announce(model_table(index))
+                    self._announce(option_table(self.options, VERSION))
                     async with trio.open_nursery() as frontends:
                         await self._open_ports(frontends, observers)
                         task_status.started()
                         await self._stopping.wait()
+                        self.core.control_plane.stop()  # probes first, so that traffic turns away
                         life.deadline = trio.current_time() + self.options.exit_timeout_secs
-                        for frontend in self._frontends:
+                        for _, frontend in self._frontends:
                             frontend.drain()
+                        frontends.start_soon(report_connections, self._frontends, life.deadline)
                     log.info("Waiting for in-flight requests to complete.")
                     self.core.repository.stop_accepting()
                     self.core.repository.drain()
@@ -108,16 +127,16 @@ class Server:
             self.grpc_port = port_of(listeners)
             grpc = wire_grpc(options, self.core, listeners, tls=self._grpc_tls)
             await frontends.start(grpc.run)
-            self._frontends.append(grpc)
+            self._frontends.append((GRPC_CONNECTIONS, grpc))
             log.info("Started GRPCInferenceService at %s:%s", options.grpc_address, self.grpc_port)
         if options.allow_http:
             listeners = await listen(
                 options.http_address, options.http_port, reuse_port=options.reuse_http_port
             )
             self.http_port = port_of(listeners)
-            http = wire_http(options, self.core, listeners)
+            http = wire_http(options, self.core, listeners, tls=self._http_tls)
             await frontends.start(http.run)
-            self._frontends.append(http)
+            self._frontends.append((HTTP_CONNECTIONS, http))
             log.info("Started HTTPService at %s:%s", options.http_address, self.http_port)
         if options.allow_metrics:
             address = options.effective_metrics_address

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from actors.control_plane import EXTENSIONS
 from actors.model_index import ModelIndex, VersionState
+from actors.options import ServerOptions
+from repo.backends.registry import location
 
 
 def box(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -32,3 +36,48 @@ def model_table(index: ModelIndex) -> str:
                 status = f"{status}: {version.reason}"
             rows.append((name, str(number), status.replace("\n", " ")))
     return box(("Model", "Version", "Status"), rows)
+
+
+def agent_table() -> str:
+    """Repository agents: there are none."""
+    return box(("Repository Agent", "Path"), [])
+
+
+def backend_table(index: ModelIndex, options: ServerOptions) -> str:
+    """The backends that models have asked for, and how they were configured."""
+    backends = sorted({serving.config.backend for serving in index.serving()} - {""})
+    rows = [
+        (
+            backend,
+            location(backend),
+            json.dumps({"cmdline": dict(options.backend_settings(backend))}),
+        )
+        for backend in backends
+    ]
+    return box(("Backend", "Path", "Config"), rows)
+
+
+def option_table(options: ServerOptions, version: str) -> str:
+    """What this server was asked to be."""
+    gpus = (entry.partition(":") for entry in options.cuda_memory_pool_byte_size)
+    rows: list[tuple[str, object]] = [
+        ("server_id", options.id),
+        ("server_version", version),
+        ("server_extensions", " ".join(EXTENSIONS)),
+        *(
+            (f"model_repository_path[{number}]", path)
+            for number, path in enumerate(options.model_repository)
+        ),
+        ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
+        *((f"startup_models_{number}", name) for number, name in enumerate(options.load_model)),
+        ("strict_model_config", int(options.disable_auto_complete_config)),
+        ("model_config_name", options.model_config_name),
+        ("rate_limit", options.rate_limit.upper()),
+        ("pinned_memory_pool_byte_size", options.pinned_memory_pool_byte_size),
+        *((f"cuda_memory_pool_byte_size{{{gpu}}}", size) for gpu, _, size in gpus),
+        ("min_supported_compute_capability", options.min_supported_compute_capability),
+        ("strict_readiness", int(options.strict_readiness)),
+        ("exit_timeout", options.exit_timeout_secs),
+        ("cache_enabled", int(options.cache_bytes is not None)),
+    ]
+    return box(("Option", "Value"), [(name, str(value)) for name, value in rows])

@@ -8,6 +8,7 @@ a model asks for; worker processes for `model.py` are the executor's work.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -83,6 +84,16 @@ def _others_code(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise internal(f"{doing}: {type(error).__name__}: {error}") from error
+
+
+def location(backend: str) -> str:
+    """Where a backend's code is, for people: a file, or what an installed package names."""
+    native = _NATIVE.get(backend)
+    if native is not None or backend == PYTHON:
+        module = native.partition(":")[0] if native else f"{__package__}.python"
+        spec = importlib.util.find_spec(module)
+        return (spec and spec.origin) or module
+    return ", ".join(entry.value for entry in entry_points(group=ENTRY_POINT_GROUP, name=backend))
 
 
 def unknown_backend(backend: str) -> ServerError:

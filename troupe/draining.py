@@ -1,0 +1,36 @@
+"""The last minute of a server's ports: who is still there, said once a second.
+
+Owns the log lines of the drain. Closing is done by the frontends, and the deadline is the server's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import trio
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS: Final = 1.0
+
+
+class Draining(Protocol):
+    """A port that accepts no more."""
+
+    @property
+    def connection_count(self) -> int: ...
+
+
+async def report_connections(ports: Sequence[tuple[str, Draining]], deadline_at: float) -> None:
+    """Say how many connections each port waits for, until none does. `ports` have their words."""
+    while True:
+        left = max(0, math.ceil(deadline_at - trio.current_time()))
+        busy = [(words, port.connection_count) for words, port in ports if port.connection_count]
+        for words, count in busy:
+            log.info("Timeout %s: Found %s %s", left, count, words)
+        if not busy:
+            return
+        await trio.sleep(REPORT_SECONDS)
