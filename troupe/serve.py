@@ -58,8 +58,10 @@ def serve(arguments: Sequence[str]) -> int:
         trio.run(_serve, options)
     except Exception as error:
         match root_cause(error):
-            case StartupFailed() | ServerError() as cause:
+            case StartupFailed() as cause:
                 print(f"error: creating server: {cause}", file=sys.stderr)
+            case ServerError(status=status, message=message):
+                print(f"error: creating server: {status.value} - {message}", file=sys.stderr)
             case ExitTimeout() as cause:
                 print(f"failed to stop server: {cause}", file=sys.stderr)
             case AddressInUse() as cause:

@@ -95,12 +95,10 @@ class Server:
             async with trio.open_nursery() as observers:
                 await observers.start(self._zygote.run)
                 async with trio.open_nursery() as models:
-                    await models.start(self.core.run)
-                    index = self.core.index.value
-                    self._announce(agent_table())
-                    self._announce(backend_table(index, self.options))
-                    self._announce(model_table(index))
-                    self._announce(option_table(self.options, VERSION))
+                    try:
+                        await models.start(self.core.run)
+                    finally:  # whoever looks for the reason of a failure finds it there
+                        self._show_tables()
                     async with trio.open_nursery() as frontends:
                         await self._open_ports(frontends, observers)
                         task_status.started()
@@ -116,6 +114,13 @@ class Server:
                 observers.cancel_scope.cancel()
         if life.cancelled_caught:
             raise ExitTimeout("Internal - Exit timeout expired. Exiting immediately.")
+
+    def _show_tables(self) -> None:
+        index = self.core.index.value
+        self._announce(agent_table())
+        self._announce(backend_table(index, self.options))
+        self._announce(model_table(index))
+        self._announce(option_table(self.options, VERSION))
 
     async def _open_ports(self, frontends: trio.Nursery, observers: trio.Nursery) -> None:
         """In Triton's order, since scripts wait for the last line of the three."""
