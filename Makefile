@@ -7,7 +7,7 @@ ARGS ?=
 .PHONY: serve test setup simulate lint types proto clean
 
 serve: $(VENV)/.serve
-	$(RUN)/troupe serve --model-repository sample_repository $(ARGS)
+	$(RUN)/troupe serve --model-repository sample_repository --admin-port=8003 $(ARGS)
 
 test: $(VENV)/.test
 	$(RUN)/pytest $(ARGS)

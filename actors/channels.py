@@ -70,8 +70,8 @@ class Mailbox:
 
     @property
     def depth(self) -> int:
-        """How many messages nobody has taken yet, whatever their kind."""
-        return sum(map(len, self._doors.values()))
+        """How many messages wait to be taken. What lies behind hushed doors does not wait."""
+        return sum(len(door) for door in self._doors.values() if not door.is_hushed)
 
     def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
         self._owner = None
@@ -122,6 +122,10 @@ class Door(Generic[T]):
     def hush(self, hushed: bool) -> None:
         """Whether messages shall wait until something else wakes the owner, who alone says so."""
         self._high_water = self.capacity if hushed else 0
+
+    @property
+    def is_hushed(self) -> bool:
+        return self._high_water >= self.capacity
 
     def send_nowait(self, message: T) -> None:
         """Put a message in. Raises `trio.WouldBlock` when full, BrokenResourceError when closed."""

@@ -187,6 +187,7 @@ def _check_together(options: ServerOptions) -> None:
             options.effective_metrics_address,
             options.metrics_port,
         ),
+        ("admin", options.has_admin_port, options.admin_address, options.admin_port),
     ]
     seen: dict[tuple[str, int], str] = {}
     for name, allowed, address, port in listeners:

@@ -48,6 +48,7 @@ from actors.policy.dataflow import (
 )
 from actors.policy.dataflow_graph import Graph
 from actors.policy.queueing import Waiting
+from actors.slow_requests import SlowTeller
 from actors.waiting import with_doors
 from protocol.inference import InferRequest, InferResponse, SequenceFlag
 from protocol.status import ServerError, StatusCode, deadline_exceeded, internal
@@ -102,6 +103,7 @@ class Ensemble:
         statistics: Door[Fact],
         ceiling: int,
         window: int = MEMBER_WINDOW,
+        slow: SlowTeller | None = None,
     ) -> None:
         self._key = key
         self._version_text = str(key[1])
@@ -115,6 +117,7 @@ class Ensemble:
         self._statistics = statistics
         self._ceiling = ceiling
         self._window = window
+        self._slow = slow  # None: nobody looks
         self._replies: Door[Reply] = mailbox.door(REPLY_DOOR)
         self._callers: dict[int, _Caller] = {}
         self._steps: dict[int, _Step] = {}
@@ -256,6 +259,8 @@ class Ensemble:
                     by_backend=False,
                 )
             )
+        if self._slow is not None:
+            self._slow.look_at(message, outcome, caller.timings, caller.began_at)
         self._tell_statistics()
         self._send(caller, Reply(message.number, outcome, True, caller.timings))
 

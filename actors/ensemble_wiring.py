@@ -68,6 +68,7 @@ def wire_ensemble(
         ceiling=QUEUE_CEILING,
         # A limit is there to bound memory: then no more lies in a window than may be under way.
         window=min(limit, MEMBER_WINDOW) or MEMBER_WINDOW,
+        slow=ports.slow_teller(key),
     )
     way_in = open_front(ports.cache, description, key, doors, control)
     labelled = replace(description, labels=_labels(description, settings, lineup))

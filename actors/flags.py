@@ -163,6 +163,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("metrics-port", "metrics port", port),
     Flag("metrics-interval-ms", "ms between two looks at the hardware", integer),
     Flag("metrics-config", "<setting>=<value>", repeated=True),
+    Flag("admin-port", "port of the web console, which there is none of without it", port),
+    Flag("admin-address", "address of the admin port"),
+    Flag("admin-host", "a further name under which browsers reach the admin port", repeated=True),
     Flag(
         "trace-config",
         "[<mode>,]<setting>=<value>",

@@ -27,6 +27,7 @@ from actors.messages import (
     VersionKey,
 )
 from actors.response_lane import OPENING, ResponseLane
+from actors.slow_requests import SlowTeller
 from protocol.inference import InferResponse
 from protocol.status import ServerError, StatusCode, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
@@ -179,6 +180,7 @@ class Instance:
         carriers: int,
         statistics: Door[Fact],
         warmup: Sequence[WarmupSample] = (),
+        slow: SlowTeller | None = None,
     ) -> None:
         self.index = index
         self.name = name
@@ -189,6 +191,7 @@ class Instance:
         self._carriers = carriers
         self._warmup = warmup
         self._statistics = statistics
+        self._slow = slow  # None: nobody looks
         self._teller = ResponseTeller(key, statistics)
         self._in_flight: dict[int, Responder] = {}
 
@@ -237,6 +240,16 @@ class Instance:
         if responder is not None:
             responder.cancel()
             self._executor.cancel(number)
+
+    @property
+    def executing(self) -> int:
+        """Requests that it has begun and not answered; a gauge, read at any time."""
+        return len(self._in_flight)
+
+    @property
+    def waiting(self) -> int:
+        """Batches that it was given and has not begun."""
+        return self._execute.statistics().current_buffer_used
 
     async def is_ready(self) -> bool:
         return await self._executor.is_ready()
@@ -357,6 +370,8 @@ class Instance:
             first,
             cancelled,
         )
+        if self._slow is not None:
+            self._slow.look(batch, outcomes, timings, started_at, self.name)
         try:
             self._statistics.send_nowait(executed)
         except trio.WouldBlock:

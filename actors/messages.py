@@ -273,6 +273,28 @@ Fact = (
 )
 
 
+# --- to the console's observer -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRequest:
+    """A request that took long has had its answer. Instants are those of the server's clock."""
+
+    key: VersionKey
+    request_id: str
+    submitted_at: float
+    started_at: float  # of its execution; of an ensemble, when its first step was begun
+    finished_at: float
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+    instance: str  # "" for an ensemble
+    batch_size: int
+    request_count: int
+    closed_by: str  # as in Execute, or "ensemble"
+    error: str  # "" for one that succeeded
+
+
 # --- to ModelRepository --------------------------------------------------------------------------
 
 

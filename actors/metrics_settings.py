@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from actors.options import ServerOptions
 from protocol.metrics_families import SUMMARY_QUANTILES
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,14 @@ class MetricsSettings:
             _quantiles(values.get("summary_quantiles", "")) or _USUAL_QUANTILES,
             values.get("phase_histograms") == "true",
         )
+
+    @classmethod
+    def of(cls, options: ServerOptions) -> MetricsSettings:
+        """What is to be measured: what the flag says, and what the console shows besides."""
+        settings = cls.parse(options.metrics_config)
+        if options.has_admin_port:
+            return replace(settings, phase_histograms=True, recent_latencies=True)
+        return settings
 
     @property
     def times_executions(self) -> bool:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 Value = bool | int | float | str | tuple[str, ...]
+
+# No port at all; 0 asks the system for a free one.
+NO_PORT: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ class ServerOptions:
     metrics_address: str = ""  # "": the HTTP address
     metrics_port: int = 8002
     metrics_interval_ms: int = 2000
+    admin_address: str = "127.0.0.1"
+    admin_port: int = NO_PORT
+    admin_host: tuple[str, ...] = ()
     metrics_config: tuple[str, ...] = ()
     trace_config: tuple[str, ...] = ()
     log_verbose: int = 0
@@ -93,6 +100,10 @@ class ServerOptions:
     model_load_gpu_limit: tuple[str, ...] = ()
     enable_peer_access: bool = True
     allow_client_shm: bool = False
+
+    @property
+    def has_admin_port(self) -> bool:
+        return self.admin_port != NO_PORT
 
     @property
     def effective_metrics_address(self) -> str:

@@ -44,11 +44,7 @@ RELEASED_DOOR: Final = 64
 
 
 def wire_sequences(
-    description: ModelDescription,
-    version: int,
-    *,
-    ports: VersionPorts,
-    settings: Mapping[str, str],
+    description: ModelDescription, version: int, *, ports: VersionPorts, settings: Mapping[str, str]
 ) -> VersionActors:
     """A sequence batcher and its instances. Raises ServerError for a wrong initial state."""
     config = description.config
@@ -81,6 +77,7 @@ def wire_sequences(
             carriers=AT_ONCE,
             statistics=ports.facts,
             warmup=() if spec.passive else samples,
+            slow=ports.slow_teller(key),
         )
         for number, spec in enumerate(description.instances)
     ]

@@ -41,6 +41,7 @@ from actors.resequencer import OrderedReplies, OrderingSeat
 from actors.response_cache import ResponseCacheActor
 from actors.scheduler import Scheduler
 from actors.sequence_batcher import SequenceBatcher
+from actors.slow_requests import SlowRequests, SlowTeller
 from actors.strategy import ModelStrategy
 from repo.backends.base import InstanceContext
 from repo.batch_strategy import load_strategy
@@ -84,6 +85,10 @@ class VersionPorts:
     calls: Calls  # for those that pass work on: ensembles
     services: InstanceServices
     mailboxes: MailboxRegister
+    slow: SlowRequests | None  # None: there is no console
+
+    def slow_teller(self, key: VersionKey) -> SlowTeller | None:
+        return None if self.slow is None else self.slow.teller(key)
 
 
 def wire_version(
@@ -123,6 +128,7 @@ def wire_version(
             carriers=at_once,
             statistics=ports.facts,
             warmup=() if spec.passive else samples,
+            slow=ports.slow_teller(key),
         )
         for number, spec in enumerate(description.instances)
     ]

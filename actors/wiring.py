@@ -40,6 +40,7 @@ from actors.rate_limiter import RateLimiterActor
 from actors.response_cache import ResponseCacheActor
 from actors.sequence_wiring import wire_sequences
 from actors.shared_memory import SharedMemory
+from actors.slow_requests import SlowRequests
 from actors.statistics import Statistics, StatisticsReader, WallClock
 from actors.tls import Tls
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
@@ -89,6 +90,7 @@ class Core:
     regions: SharedMemory
     custom_metrics: CustomMetrics
     mailboxes: MailboxRegister
+    slow: SlowRequests | None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
@@ -109,7 +111,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     index = Watch(ModelIndex())
     mailboxes = MailboxRegister()
     facts_box = mailboxes.open("statistics")
-    metrics = MetricsSettings.parse(options.metrics_config)
+    metrics = MetricsSettings.of(options)
     # Quantiles of the last minute want to hear of an execution at once; totals can wait.
     facts: Door[Fact] = facts_box.door(FACTS_DOOR, quiet=not metrics.summary_latencies)
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
@@ -131,6 +133,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         logs=logs,
     )
     custom_metrics = CustomMetrics()
+    slow = SlowRequests(mailboxes.open("observer")) if options.has_admin_port else None
     models = OtherModels(calls=calls, control_plane=control_plane)
     version_ports = VersionPorts(
         make_executor=ports.make_executor,
@@ -142,6 +145,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         calls=calls,
         services=InstanceServices(models, custom_metrics),
         mailboxes=mailboxes,
+        slow=slow,
     )
 
     return Core(
@@ -166,6 +170,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         regions=regions,
         custom_metrics=custom_metrics,
         mailboxes=mailboxes,
+        slow=slow,
     )
 
 

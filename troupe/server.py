@@ -19,7 +19,13 @@ from typing import Final
 
 import trio
 
-from actors.admin_wiring import wire_metrics, wire_observation
+from actors.admin_frontend import AdminFrontend
+from actors.admin_wiring import (
+    Observation,
+    console_application,
+    wire_metrics,
+    wire_observation,
+)
 from actors.grpc_frontend import GrpcFrontend
 from actors.http_frontend import HttpFrontend
 from actors.local_calls import infer
@@ -65,6 +71,7 @@ class Server:
         self.http_port = 0  # the ports in use, once `run` has reported `started`
         self.grpc_port = 0
         self.metrics_port = 0
+        self.admin_port = 0
         self._stopping = trio.Event()
         self._grpc_tls = Tls.of(options, "grpc") if options.allow_grpc else None
         self._http_tls = Tls.of(options, "http") if options.allow_http else None
@@ -125,6 +132,9 @@ class Server:
     async def _open_ports(self, frontends: trio.Nursery, observers: trio.Nursery) -> None:
         """In Triton's order, since scripts wait for the last line of the three."""
         options = self.options
+        observation = wire_observation(options, self.core, server_version=VERSION)
+        await observers.start(observation.run)
+        await self._open_admin_port(observation, observers)
         if options.allow_grpc:
             listeners = await listen(
                 options.grpc_address, options.grpc_port, reuse_port=options.reuse_grpc_port
@@ -147,7 +157,16 @@ class Server:
             address = options.effective_metrics_address
             listeners = await listen(address, options.metrics_port, reuse_port=False)
             self.metrics_port = port_of(listeners)
-            observation = wire_observation(options, self.core)
-            await observers.start(observation.run)
             await observers.start(wire_metrics(observation, listeners[0]).run)
             log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
+
+    async def _open_admin_port(self, observation: Observation, observers: trio.Nursery) -> None:
+        """The console's own, if it is wanted; before the others, whose last line scripts await."""
+        options = self.options
+        if not options.has_admin_port:
+            return
+        listeners = await listen(options.admin_address, options.admin_port, reuse_port=False)
+        self.admin_port = port_of(listeners)
+        application = console_application(options, observation, server_version=VERSION)
+        await observers.start(AdminFrontend(listeners[0], application).run)
+        log.info("Started Admin Service at %s:%s", options.admin_address, self.admin_port)

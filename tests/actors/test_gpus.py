@@ -95,7 +95,7 @@ def test_flags_say_whether_anybody_looks(metrics: bool, gpus: bool, wired: bool)
     )
 
     async def scenario(world: World) -> None:
-        observation = wire_observation(chosen, world.core)
+        observation = wire_observation(chosen, world.core, server_version="1")
         assert (observation.gpus is not None) is wired
 
     World({"m": model()}, options=chosen).run(scenario)

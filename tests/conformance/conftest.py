@@ -63,6 +63,10 @@ class ServerProcess:
     def metrics(self) -> str:
         return f"127.0.0.1:{self._ports['Metrics Service']}"
 
+    @property
+    def admin(self) -> str:
+        return f"127.0.0.1:{self._ports['Admin Service']}"
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -70,7 +74,7 @@ class ServerProcess:
             found = READY.search(line)
             if found:
                 self._ports[found[1]] = int(found[2])
-                if len(self._ports) == 3:
+                if found[1] == "Metrics Service":  # the last one
                     self._started.set()
         self._started.set()
 
