@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.policy.batching import Dispatch, DynamicBatcher, RefusalCause, Refuse
-from actors.policy.queueing import Ticket
+from actors.policy.queueing import Ticket, normalise_level
 from repo.model_config import BatchingSettings, QueuePolicySettings
 from tests.policy.naive import NaiveBatcher
 
@@ -113,6 +113,9 @@ class BatcherMachine(RuleBasedStateMachine):
         self.tickets: list[Ticket] = []
         self.answered: Counter[int] = Counter()
         self.grants: Counter[int] = Counter()
+        # The first ticket of this turn before whose arrival others may have left: a full level
+        # lets go of whoever is due before it refuses.
+        self.late_from = math.inf
 
     @rule(asked=st.lists(requests, min_size=1, max_size=4), at_once=st.booleans())
     def arrive(self, asked: list[Asked], at_once: bool) -> None:
@@ -139,10 +142,14 @@ class BatcherMachine(RuleBasedStateMachine):
 
         ticket = made()
         self.tickets.append(ticket)
+        levels, default = self.settings.priority_levels, self.settings.default_priority_level
+        level = normalise_level(asked.level, levels, default)
+        limit = self.settings.policy_of(level).max_queue_size
+        if 0 < limit == self.policy.pending_by_level.get(level, 0):
+            self.late_from = min(self.late_from, number)
         refused = self.policy.submit(ticket, self.now)
         expected = self.naive.submit(made(), self.now)
         assert (refused and refused.cause) == expected
-        limit = self.settings.policy_of(ticket.level).max_queue_size
         waiting = self.policy.pending_by_level.get(ticket.level, 0)
         if refused is not None:
             assert refused.ticket is ticket
@@ -234,7 +241,13 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def check_order(self, batches: list[list[int]]) -> None:
         """Nobody overtakes: not within a level's live part, and no lower level a higher one."""
-        waiting = [ticket for ticket in self.tickets if not self.answered[ticket.id]]
+        everybody = enumerate(self.tickets)
+        waiting = [
+            one
+            for number, one in everybody
+            if not self.answered[number] and number < self.late_from
+        ]
+        self.late_from = math.inf
         for number in (number for batch in batches for number in batch):
             gone = self.tickets[number]
             for left in waiting:
