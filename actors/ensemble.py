@@ -23,6 +23,7 @@ import trio
 from actors.calls import Calls, Ticketed, cancel, closed, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.ensemble_members import Members
+from actors.explanation import QUEUE_WAIT, add_member, wants_explanation
 from actors.messages import (
     BatchExecuted,
     CancelRequest,
@@ -50,7 +51,7 @@ from actors.policy.dataflow_graph import Graph
 from actors.policy.queueing import Waiting
 from actors.slow_requests import SlowTeller
 from actors.waiting import with_doors
-from protocol.inference import InferRequest, InferResponse, SequenceFlag
+from protocol.inference import InferRequest, InferResponse, ParameterValue, SequenceFlag
 from protocol.status import ServerError, StatusCode, deadline_exceeded, internal
 from repo.backends.base import Timings
 
@@ -72,6 +73,7 @@ class _Caller:
     began_at: float
     timings: Timings = field(default_factory=Timings)
     unsent: deque[Reply] = field(default_factory=deque)  # while its window is full
+    explanation: dict[str, ParameterValue] | None = None  # if it asked why it waits
     flow: Flow | None = None
 
 
@@ -192,6 +194,8 @@ class Ensemble:
         request = message.request
         found = self._members.now()
         caller = _Caller(message, found.servings, now)
+        if request.parameters and wants_explanation(request):
+            caller.explanation = {QUEUE_WAIT: round((now - message.submitted_at) * 1e6)}
         self._callers[message.number] = caller
         if found.is_missing_some:
             for step in self._graph.plan(request.requested_outputs).steps:
@@ -229,6 +233,8 @@ class Ensemble:
         response = InferResponse(
             self._key[0], self._version_text, request.id, action.outputs, dict(action.sequence)
         )
+        if caller.explanation is not None:
+            response.parameters |= caller.explanation
         if action.final:
             self._close(caller, response)
         else:
@@ -396,6 +402,9 @@ class Ensemble:
         if isinstance(reply.outcome, ServerError):
             self._act(self._policy.fail(call, reply.outcome, reply.final))
         else:
+            told = cast("_Caller", call.flow.work).explanation
+            if told is not None and reply.outcome is not None:
+                add_member(told, step.serving.name, reply.outcome)
             self._act(self._policy.respond(call, reply.outcome, reply.final))
 
     # --- the end ---------------------------------------------------------------------------------

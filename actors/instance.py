@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import trio
 
 from actors.channels import Door, Mailbox
 from actors.executor import Executor
+from actors.explanation import explanation, wants_explanation
 from actors.late_responses import LateResponses, ResponseTeller
 from actors.messages import (
     BatchExecuted,
@@ -28,15 +29,13 @@ from actors.messages import (
 )
 from actors.response_lane import OPENING, ResponseLane
 from actors.slow_requests import SlowTeller
-from protocol.inference import InferResponse
+from protocol.inference import InferResponse, ParameterValue
 from protocol.status import ServerError, StatusCode, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
 from repo.warmup import WarmupSample, warmup_failure
 
 log = logging.getLogger(__name__)
 
-# The request parameter with which a caller asks to be told why it waited.
-EXPLAIN: Final = "troupe_explain"
 # Responses of a warm-up that nobody has looked at yet.
 WARMUP_WINDOW: Final = 64
 
@@ -49,6 +48,7 @@ class Responder:
 
     __slots__ = (
         "_cancelled",
+        "_explanation",
         "_finished",
         "_in_flight",
         "_lane",
@@ -74,6 +74,7 @@ class Responder:
         self._timings = timings  # of the execution, filled in until its end
         self._teller = teller
         self._late: LateResponses | None = None  # once a response comes on its own
+        self._explanation: Mapping[str, ParameterValue] | None = None  # if its caller asked
         self._lane: ResponseLane | None = None  # for responses that a thread sends
         self._cancelled = False
         self._finished = False
@@ -84,6 +85,11 @@ class Responder:
     def cancel(self) -> None:
         """Nobody waits for this request any longer."""
         self._cancelled = True
+
+    def explain(self, batch: Execute, started_at: float) -> None:
+        """Let every response say why its request waited."""
+        waited = started_at - self._submit.submitted_at
+        self._explanation = explanation(batch.batch_size, waited, batch.closed_by)
 
     def send(self, outcome: Outcome | None, *, final: bool) -> None:
         """For backend threads: blocks while the caller's window, and the lane to it, are full."""
@@ -130,6 +136,8 @@ class Responder:
         wanted = self._submit.request.requested_outputs
         if wanted and isinstance(outcome, InferResponse):
             outcome.outputs = [tensor for tensor in outcome.outputs if tensor.name in wanted]
+        if self._explanation is not None and isinstance(outcome, InferResponse):
+            outcome.parameters = {**outcome.parameters, **self._explanation}
         return Reply(self._submit.number, outcome, final, self._timings if final else None)
 
     def _finish(self) -> None:
@@ -143,16 +151,6 @@ def _without_padding(
     """What was answered to requests that somebody sent."""
     pairs = zip(requests, outcomes, strict=True)
     return [outcome for request, outcome in pairs if not request.is_null]
-
-
-def _explain(submit: Submit, response: InferResponse, batch: Execute, started_at: float) -> None:
-    """Say why the request waited, if it asked to be told."""
-    if submit.request.parameters.get(EXPLAIN) is True:
-        response.parameters |= {
-            "troupe_batch_size": batch.batch_size,
-            "troupe_queue_wait_us": round((started_at - submit.submitted_at) * 1e6),
-            "troupe_closed_by": batch.closed_by,
-        }
 
 
 class GrantsOut(Protocol):
@@ -297,6 +295,9 @@ class Instance:
         started_at = trio.current_time()
         timings = Timings(began_at=started_at)
         responders, requests = self._open(batch, timings)
+        for submit, responder in zip(batch.submits, responders, strict=True):
+            if submit.request.parameters and wants_explanation(submit.request):
+                responder.explain(batch, started_at)
         outcomes: Sequence[Outcome | None]
         try:
             outcomes = await self._executor.execute(requests, timings)
@@ -311,12 +312,9 @@ class Instance:
             outcomes = _without_padding(requests, outcomes)
         # Before the replies: whoever asks for statistics after its answer finds itself counted.
         await self._report(batch, outcomes, timings, started_at)
-        for submit, responder, outcome in zip(batch.submits, responders, outcomes, strict=True):
-            if outcome is None:
-                continue  # its responses go, or went, through the responder
-            if submit.request.parameters and isinstance(outcome, InferResponse):
-                _explain(submit, outcome, batch, started_at)
-            responder.deliver_nowait(outcome)
+        for responder, outcome in zip(responders, outcomes, strict=True):
+            if outcome is not None:  # else its responses go, or went, through the responder
+                responder.deliver_nowait(outcome)
 
     def _open(
         self, batch: Execute, timings: Timings

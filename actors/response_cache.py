@@ -22,6 +22,7 @@ import trio
 
 from actors.calls import closed
 from actors.channels import Door, Mailbox
+from actors.explanation import explanation, wants_explanation
 from actors.messages import (
     CacheHit,
     CacheMissed,
@@ -232,6 +233,9 @@ class ResponseCacheActor:
             list(response.outputs),
         )
         now = trio.current_time()
+        if submit.request.parameters and wants_explanation(submit.request):
+            waited = found_at - submit.submitted_at
+            copy.parameters = explanation(submit.batch_size or 1, waited, "cache")
         self._facts.append(
             CacheHit(
                 caller.version.key,
