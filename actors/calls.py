@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from actors.channels import Door, Watch
+from actors.channels import Door, Parked, Watch
 from actors.messages import CancelRequest, Reply, Submit
 from actors.model_index import ModelIndex, ServingVersion
 from protocol.inference import InferRequest
@@ -30,6 +30,7 @@ class Ticketed(NamedTuple):
     serving: ServingVersion
     door: Door[Submit]
     submit: Submit
+    place: Parked[Submit] | None = None  # in the line before a full door
 
 
 class Calls:
@@ -71,6 +72,14 @@ def submit_nowait(ticketed: Ticketed) -> None:
         raise closed(ticketed.submit.request) from None
 
 
+def in_line(ticketed: Ticketed) -> Ticketed:
+    """Stand in line before a door that was found full, for a task that begins to wait later.
+
+    Tasks begin in any order; requests keep that in which they came.
+    """
+    return ticketed._replace(place=ticketed.door.stand_in_line(ticketed.submit))
+
+
 async def submit(ticketed: Ticketed) -> None:
     """Wait for room in the door: first back-pressure, then refusal.
 
@@ -82,7 +91,10 @@ async def submit(ticketed: Ticketed) -> None:
     deadline_at = ticketed.submit.deadline_at
     with trio.move_on_at(min(patience_at, deadline_at)) as scope:
         try:
-            await ticketed.door.send(ticketed.submit)
+            if ticketed.place is None:
+                await ticketed.door.send(ticketed.submit)
+            else:
+                await ticketed.door.wait_in_line(ticketed.place)
         except trio.BrokenResourceError:
             raise closed(request) from None
     if scope.cancelled_caught:

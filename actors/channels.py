@@ -10,7 +10,7 @@ A `Watch` is the one sanctioned way of sharing: a single writer swaps in immutab
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -85,12 +85,18 @@ class Mailbox:
 
 
 @dataclass(slots=True, eq=False)
-class _Parked(Generic[T]):
+class Parked(Generic[T]):
     """A sender that waits for room, and what it wants to put in."""
 
-    task: trio.lowlevel.Task
     message: T
-    was_let_in: bool = False
+    task: trio.lowlevel.Task | None = None  # once it really waits
+    was_let_in: bool | None = None  # False: the door was closed instead
+
+    def settle(self, was_let_in: bool) -> None:
+        """Its wait is over."""
+        self.was_let_in = was_let_in
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
 
 
 class Door(Generic[T]):
@@ -106,6 +112,7 @@ class Door(Generic[T]):
         "_messages",
         "_owed",
         "_parked",
+        "_wisher",
         "capacity",
         "is_closed",
     )
@@ -113,8 +120,9 @@ class Door(Generic[T]):
     def __init__(self, mailbox: Mailbox, capacity: int, *, quiet: bool) -> None:
         self._mailbox = mailbox
         self._messages: deque[T] = deque()  # at most `capacity`
-        self._parked: dict[_Parked[T], None] = {}  # in order; not empty only while it is full
+        self._parked: dict[Parked[T], None] = {}  # in order; not empty only while it is full
         self._owed: deque[T] = deque()  # one or none, as a rule
+        self._wisher: Mailbox | None = None  # whom to tell of room
         self._high_water = capacity // 2 if quiet else 0
         self.capacity = capacity
         self.is_closed = False
@@ -144,11 +152,48 @@ class Door(Generic[T]):
         Whoever has been cancelled puts nothing in, though there be room.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        # The owner already has a ring for what fills the door.
+        await self.wait_in_line(self.stand_in_line(message))
+
+    def stand_in_line(self, message: T) -> Parked[T]:
+        """Take the next place before a full door; `wait_in_line` then waits, when its task begins.
+
+        So whoever cannot wait itself still keeps its turn. Raises BrokenResourceError when closed.
+        """
+        parked = Parked(message)
         try:
             self.send_nowait(message)
         except trio.WouldBlock:
-            # The owner already has a ring for what fills the door.
-            await self._park(message)
+            self._parked[parked] = None
+        else:
+            parked.was_let_in = True
+        return parked
+
+    async def wait_in_line(self, parked: Parked[T]) -> None:
+        """Wait until the owner has made room. Raises BrokenResourceError if it closes instead.
+
+        Whoever gives up puts nothing in, unless it has been let in already.
+        """
+        if parked.was_let_in is None:
+            parked.task = trio.lowlevel.current_task()
+
+            def give_up(_: object) -> trio.lowlevel.Abort:
+                del self._parked[parked]
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(give_up)
+        if not parked.was_let_in:
+            raise trio.BrokenResourceError
+
+    def ring_when_room(self, wisher: Mailbox) -> None:
+        """Ring the bell of a sender that never waits, once, when there is room or the door closes.
+
+        A door knows one such sender: who stands before it decides for all who pass.
+        """
+        if self.is_closed or len(self) < self.capacity:
+            wisher.ring()
+        else:
+            self._wisher = wisher
 
     def send_owed(self, message: T) -> None:
         """Put a last message in, full or not: whoever opened the door was promised this one.
@@ -170,12 +215,33 @@ class Door(Generic[T]):
                 message = messages.popleft()
                 if self._parked:
                     self._let_in()
+                elif self._wisher is not None:
+                    self._grant_wish()
             elif self._owed:
                 message = self._owed.popleft()
+                if self._wisher is not None:
+                    self._grant_wish()
             else:
                 return
             taken += 1
             yield message
+
+    def pick(self, is_it: Callable[[T], bool]) -> T | None:
+        """Take the first message of which this is true out of its turn, the line included."""
+        for place, message in enumerate(self._messages):
+            if is_it(message):
+                del self._messages[place]
+                if self._parked:
+                    self._let_in()
+                elif self._wisher is not None:
+                    self._grant_wish()
+                return message
+        for parked in self._parked:
+            if is_it(parked.message):
+                del self._parked[parked]
+                parked.settle(was_let_in=True)
+                return parked.message
+        return None
 
     def __len__(self) -> int:
         """How many messages nobody has taken, those of senders that wait for room included."""
@@ -192,29 +258,22 @@ class Door(Generic[T]):
         self._messages.clear()
         self._owed.clear()
         for parked in self._parked:
-            trio.lowlevel.reschedule(parked.task)
+            parked.settle(was_let_in=False)
         self._parked.clear()
-
-    async def _park(self, message: T) -> None:
-        """Wait until the owner has made room."""
-        parked = _Parked(trio.lowlevel.current_task(), message)
-        self._parked[parked] = None
-
-        def give_up(_: object) -> trio.lowlevel.Abort:
-            del self._parked[parked]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(give_up)
-        if not parked.was_let_in:
-            raise trio.BrokenResourceError
+        if self._wisher is not None:
+            self._grant_wish()
 
     def _let_in(self) -> None:
         """There is room for the sender that has waited longest."""
         parked = next(iter(self._parked))
         del self._parked[parked]
-        parked.was_let_in = True
         self._messages.append(parked.message)
-        trio.lowlevel.reschedule(parked.task)
+        parked.settle(was_let_in=True)
+
+    def _grant_wish(self) -> None:
+        assert self._wisher is not None, "somebody asked"
+        self._wisher.ring()
+        self._wisher = None
 
 
 class Watch(Generic[T]):

@@ -20,7 +20,7 @@ from typing import Final, cast
 
 import trio
 
-from actors.calls import Calls, Ticketed, cancel, closed, submit, submit_nowait
+from actors.calls import Calls, Ticketed, cancel, closed, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.ensemble_members import Members
 from actors.explanation import QUEUE_WAIT, add_member, wants_explanation
@@ -340,7 +340,7 @@ class Ensemble:
                 submit_nowait(ticketed)
             except trio.WouldBlock:
                 step.patience = trio.CancelScope()
-                self._nursery.start_soon(self._submit_patiently, ticketed, step.patience)
+                self._nursery.start_soon(self._submit_patiently, in_line(ticketed), step.patience)
         except ServerError as error:
             if door is not None:
                 self._mailbox.remove(door)

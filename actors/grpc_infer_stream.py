@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from actors.calls import Calls, Ticketed, cancel, submit, submit_nowait
+from actors.calls import Calls, Ticketed, cancel, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.grpc_requests import decode_request, release
 from actors.grpc_streams import Wire
@@ -240,7 +240,7 @@ class InferStream:
         except trio.WouldBlock:
             assert self._nursery is not None, "requests are admitted while the call runs"
             self._is_submitting = True
-            self._nursery.start_soon(self._submit_patiently, ticketed, nbytes)
+            self._nursery.start_soon(self._submit_patiently, in_line(ticketed), nbytes)
         except ServerError as error:
             self._refuse(number, error)
             self._wire.acknowledge(nbytes)

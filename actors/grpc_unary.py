@@ -14,7 +14,7 @@ from typing import Final
 import trio
 from grpclib.const import Status
 
-from actors.calls import Calls, Ticketed, cancel, submit, submit_nowait
+from actors.calls import Calls, Ticketed, cancel, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.grpc_requests import decode_request, release
 from actors.grpc_streams import packed
@@ -106,7 +106,7 @@ class UnaryInfers:
             submit_nowait(ticketed)
         except trio.WouldBlock:
             call.patience = trio.CancelScope()
-            tasks.start_soon(self._submit_patiently, ticketed, call.patience, nbytes)
+            tasks.start_soon(self._submit_patiently, in_line(ticketed), call.patience, nbytes)
         except ServerError:
             self._forget(number)
             raise

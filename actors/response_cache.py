@@ -4,7 +4,7 @@ Owns the cache, by its policy, and every request that waits because of it: leade
 executed, and followers, which wait for the identical request that is. A hit is answered at once and
 counts no execution. Hears `Submit` on doors of its own, one set per version, and passes misses on
 with its own reply door in place of the caller's. It never waits for a scheduler: while that one's
-door is full, requests stay in the door here, and their callers feel it.
+door is full, requests stay in the door here, and their callers feel it, until that door rings here.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ from repo.backends.base import Timings
 
 log = logging.getLogger(__name__)
 
-# How soon a scheduler's full door is looked at again; it empties in the scheduler's next turn.
-RETRY_SECONDS: Final = 0.001
 # Replies of leaders; each is owed, so this is only what lies here without being owed.
 REPLY_DOOR: Final = 256
 
@@ -122,43 +120,34 @@ class ResponseCacheActor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
         task_status.started()
-        retry_at = math.inf
         try:
             while True:
-                wake_at = min(retry_at, self._deadlines[0][0] if self._deadlines else math.inf)
+                wake_at = self._deadlines[0][0] if self._deadlines else math.inf
                 if wake_at == math.inf:
                     await self._mailbox.wait()
                 else:
                     with trio.move_on_at(wake_at):
                         await self._mailbox.wait()
-                retry_at = self._turn(trio.current_time())
+                self._turn(trio.current_time())
         finally:
             self._mailbox.close()
 
-    def _turn(self, now: float) -> float:
-        """Do what there is to do; the result is when a full door wants to be looked at again."""
+    def _turn(self, now: float) -> None:
         self._expire(now)
         for reply in self._replies.drain():
             self._on_reply(reply)
-        early: list[tuple[CachedVersion, CancelRequest]] = []
         for version in self._versions:
             for message in version.control.drain():
                 assert isinstance(message, CancelRequest), "an order to drain is the scheduler's"
-                if not self._cancel(version, message):
-                    early.append((version, message))
-        is_blocked = False
+                self._cancel(version, message)
         for version in self._versions:
             for number, door in enumerate(version.doors):
                 behind = version.scheduler_doors[number]
                 for submit in door.drain(max(0, behind.capacity - len(behind))):
                     self._look_up(version, number, submit)
-                is_blocked = is_blocked or len(door) > 0
-        for version, cancel in early:
-            # A request and its cancellation come through different doors, the second may be first.
-            if not self._cancel(version, cancel) and any(len(door) for door in version.doors):
-                version.control.send_nowait(cancel)
+                if len(door):
+                    behind.ring_when_room(self._mailbox)
         self._tell_statistics()
-        return now + RETRY_SECONDS if is_blocked or self._facts else math.inf
 
     def _look_up(self, version: CachedVersion, door: int, submit: Submit) -> None:
         began_at = trio.current_time()
@@ -246,17 +235,23 @@ class ResponseCacheActor:
         )
         _answer(submit, copy)
 
-    def _cancel(self, version: CachedVersion, cancel: CancelRequest) -> bool:
-        """Drop the request wherever it is; False when it is neither here nor passed on."""
-        follower = self._followers.get(cancel.number)
+    def _cancel(self, version: CachedVersion, cancel: CancelRequest) -> None:
+        """Drop the request wherever it is: here, passed on, or still in its door."""
+        number = cancel.number
+        follower = self._followers.get(number)
         if follower is not None:
             self._dismiss(follower, cancelled(), "CANCELED")
-            return True
-        if cancel.number not in self._leaders:
-            return False
-        with contextlib.suppress(trio.BrokenResourceError):  # the scheduler has left, and answered
-            version.scheduler_control.send_nowait(cancel)
-        return True
+            return
+        if number in self._leaders:
+            with contextlib.suppress(trio.BrokenResourceError):  # the scheduler left, and answered
+                version.scheduler_control.send_nowait(cancel)
+            return
+        for door in version.doors:
+            submit = door.pick(lambda one: one.number == number) if len(door) else None
+            if submit is not None:
+                waited = trio.current_time() - submit.submitted_at
+                self._facts.append(RequestsRefused(version.key, "CANCELED", [waited]))
+                _answer(submit, cancelled())
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -277,7 +272,8 @@ class ResponseCacheActor:
             try:
                 self._statistics.send_nowait(self._facts[0])
             except trio.WouldBlock:
-                return  # it empties itself; the next turn goes on
+                self._statistics.ring_when_room(self._mailbox)
+                return
             self._facts.popleft()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import trio
 
-from actors.calls import Ticketed, cancel, submit, submit_nowait
+from actors.calls import Ticketed, cancel, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
 from protocol.inference import InferRequest, InferResponse, ParameterValue, Tensor
@@ -161,6 +161,7 @@ class Client:
             self._refused(asked, error)
         except trio.WouldBlock:
             call.at_door = trio.CancelScope()
+            call.ticketed = in_line(ticketed)
             self._world.start_soon(self._wait_for_room, call, call.at_door)
         return asked
 
@@ -216,8 +217,6 @@ class Client:
     async def _wait_for_room(self, call: _Call, scope: trio.CancelScope) -> None:
         """The one task that a request may cost: its door is full."""
         asked = call.asked
-        asked.order = self._world.ledger.next_order()
-        asked.at = trio.current_time()
         with scope:
             try:
                 await submit(call.ticketed)

@@ -408,11 +408,13 @@ def describe(responses: Sequence[Any]) -> list[tuple[str, bool | None, str]]:
     return found
 
 
-def run(world: GrpcWorld, scenario: Callable[[GrpcWorld], Awaitable[None]]) -> None:
+def run(
+    world: GrpcWorld, scenario: Callable[[GrpcWorld], Awaitable[None]], *, seed: int = 0
+) -> None:
     """Run the scenario to its end, in no more than an hour of virtual time."""
 
     async def bounded(_: World) -> None:
         with trio.fail_after(3600):
             await scenario(world)
 
-    world.run(bounded)
+    world.run(bounded, seed=seed)

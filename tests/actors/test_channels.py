@@ -161,3 +161,78 @@ async def test_a_ring_survives_the_cancelling_of_a_wait() -> None:
         await mailbox.wait()
     assert scope.cancelled_caught
     await mailbox.wait()
+
+
+async def test_whoever_stands_in_line_keeps_its_turn_whenever_it_begins_to_wait() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+    places = [door.stand_in_line(number) for number in range(1, 4)]
+
+    assert list(door.drain(2)) == [0, 1]  # before anybody has begun to wait
+    async with trio.open_nursery() as nursery:
+        for place in reversed(places):
+            nursery.start_soon(door.wait_in_line, place)
+        await trio.testing.wait_all_tasks_blocked()
+        assert list(door.drain()) == [2, 3]
+
+
+async def test_whoever_leaves_the_line_puts_nothing_in_unless_it_was_let_in() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+    let_in, gone = door.stand_in_line(1), door.stand_in_line(2)
+    assert list(door.drain(1)) == [0]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await door.wait_in_line(let_in)
+        await door.wait_in_line(gone)
+    assert scope.cancelled_caught
+    assert list(door.drain()) == [1]
+
+
+async def test_a_closed_door_tells_whoever_stands_in_line() -> None:
+    mailbox = Mailbox()
+    door: Door[int] = mailbox.door(1)
+    door.send_nowait(0)
+    place = door.stand_in_line(1)
+    mailbox.close()
+    with pytest.raises(trio.BrokenResourceError):
+        await door.wait_in_line(place)
+    with pytest.raises(trio.BrokenResourceError):
+        door.stand_in_line(2)
+
+
+async def test_a_sender_that_never_waits_is_told_of_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    mine, theirs = Mailbox(), Mailbox()
+    door: Door[int] = theirs.door(1)
+    door.ring_when_room(mine)
+    await mine.wait()  # there is room already
+
+    for free in (lambda: list(door.drain()), lambda: theirs.remove(door)):
+        door.send_nowait(0)
+        door.ring_when_room(mine)
+        with trio.move_on_after(60) as patience:
+            await mine.wait()
+        assert patience.cancelled_caught
+        free()
+        await mine.wait()
+
+    door.ring_when_room(mine)
+    await mine.wait()  # closed: whoever sends is told
+    assert autojump_clock.current_time() == 120
+
+
+async def test_a_message_can_be_picked_out_of_its_turn() -> None:
+    door: Door[int] = Mailbox().door(2)
+    door.send_nowait(0)
+    door.send_nowait(1)
+    in_line = [door.stand_in_line(number) for number in (2, 3, 4)]
+
+    assert door.pick(lambda number: number == 3) == 3  # from the line
+    assert door.pick(lambda number: number == 0) == 0
+    assert door.pick(lambda number: number == 9) is None
+    await door.wait_in_line(in_line[1])
+    assert list(door.drain()) == [1, 2, 4]

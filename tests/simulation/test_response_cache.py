@@ -9,7 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from actors import version_wiring
 from actors.options import ServerOptions
+from actors.response_cache import ResponseCacheActor
 from protocol.inference import InferResponse
 from protocol.status import ServerError, StatusCode, invalid_arg
 from simulation.world import SimulatedModel, World
@@ -150,6 +152,39 @@ def test_a_cancelled_leader_leaves_the_work_to_its_follower() -> None:
     trace = world(SimulatedModel(config, latency=lambda _: 1.0)).run(scenario)
 
     assert [event.detail for event in trace.of("execute")] == ["", "follower"]
+
+
+def test_a_full_scheduler_is_waited_for_and_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(version_wiring, "QUEUE_CEILING", 1)
+    monkeypatch.setattr(version_wiring, "SUBMIT_DOOR", 1)
+    turns = 0
+    turn = ResponseCacheActor._turn
+
+    def counted(actor: ResponseCacheActor, now: float) -> None:
+        nonlocal turns
+        turns += 1
+        turn(actor, now)
+
+    monkeypatch.setattr(ResponseCacheActor, "_turn", counted)
+
+    async def scenario(world: World) -> None:
+        client = world.client()
+        # One executes, one is queued, one stands in the scheduler's door and the rest before it.
+        asked = [client.ask("m", f"r{number}", content=float(number)) for number in range(6)]
+        await trio.testing.wait_all_tasks_blocked()
+        client.cancel(asked[3])
+        await trio.testing.wait_all_tasks_blocked()
+        await world.all_answered()
+        errors = [one.error.status for one in asked if one.error is not None]
+        assert errors == [StatusCode.CANCELLED]
+        assert trio.current_time() == 5 * 1.0
+        counters = (await world.core.reader.read())["m", 1]
+        assert counters.failures["CANCELED"] == 1
+
+    world().run(scenario)
+    assert turns < 40
 
 
 def test_72_a_response_larger_than_the_cache_is_only_logged(
