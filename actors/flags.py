@@ -243,6 +243,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "let clients register shared memory",
         boolean,
     ),
+    Flag("api-keys", "TOML file of API keys, read again on SIGHUP; every request needs one"),
     Flag(
         "strict-model-config",
         "the opposite of auto-completion",

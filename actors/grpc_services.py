@@ -48,6 +48,10 @@ CATEGORIES: Final = {
         for method in methods
     },
     "/grpc.health.v1.Health/Check": Category.HEALTH,
+    "/grpc.health.v1.Health/Watch": Category.HEALTH,
+    # Not in Triton: what the services of a server are is as good as its metadata.
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Category.METADATA,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Category.METADATA,
 }
 """Method path → restriction category."""
 

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from protocol.api_keys import Guard, Reason, Refused
 from protocol.grpc_compression import (
     ACCEPTED,
     CompressionLevel,
@@ -21,7 +25,7 @@ from protocol.grpc_service import Headers, decode_metadata, parse_timeout
 from protocol.http2 import Http2Limits
 from protocol.http2_heads import RequestHead
 from protocol.inference import InferRequest
-from protocol.restriction import Category, RestrictedApis
+from protocol.restriction import Category
 from protocol.status import ServerError, StatusCode, unavailable
 from protocol.v2_json_parameters import HeaderForwarding
 
@@ -45,7 +49,7 @@ class GrpcSettings:
     """What the operator decides about every connection."""
 
     limits: Http2Limits
-    restricted: RestrictedApis
+    guard: Guard
     compression: CompressionLevel = CompressionLevel.NONE
     response_window: int = RESPONSE_WINDOW
     forwarding: HeaderForwarding = field(default_factory=HeaderForwarding)
@@ -72,7 +76,7 @@ class Terms:
     forwarded: Mapping[str, str] | None = None  # metadata that become parameters, if there are any
     bad_metadata: ServerError | None = None  # why the metadata cannot be forwarded
     errors_end_stream: bool = False
-    refusal: Refusal | None = None
+    refusal: Refusal | GRPCError | None = None
 
     def forward(self, request: InferRequest) -> None:
         """Give a request the metadata that are forwarded. Raises ServerError."""
@@ -91,12 +95,18 @@ class TermsReader:
 
     def __init__(self, settings: GrpcSettings) -> None:
         self._settings = settings
-        self._every_header_tells = settings.forwarding.is_on or not settings.restricted.is_empty
+        self._every_header_tells = settings.forwarding.is_on or not settings.guard.is_open
         self._known: dict[RequestHead, Terms] = {}
         self._derived: dict[tuple[Category | None, Headers], Terms] = {}
+        self._keyring = settings.guard.keyring
+        self._epoch = self._keyring.epoch  # of the keys by which the terms above were derived
 
     def read(self, head: RequestHead) -> Terms:
         """The terms of a call with this head."""
+        if self._epoch != self._keyring.epoch:
+            self._epoch = self._keyring.epoch
+            self._known.clear()
+            self._derived.clear()
         terms = self._known.get(head)
         if terms is None:
             if len(self._known) >= MAX_KNOWN_HEADS:
@@ -119,9 +129,9 @@ class TermsReader:
     def _derive(self, category: Category | None, headers: Headers) -> Terms:
         settings = self._settings
         if category is not None:
-            text = settings.restricted.refusal(category, dict(headers))
-            if text is not None:
-                return Terms(refusal=Refusal(unavailable(text)))
+            refused = settings.guard.refusal(category, dict(headers))
+            if refused is not None:
+                return Terms(refusal=_refusal(refused))
         timeout = math.inf
         try:
             for name, value in headers:
@@ -153,6 +163,16 @@ class TermsReader:
             return None, error
         parameters = {name: str(value) for name, value in request.parameters.items()}
         return parameters or None, None
+
+
+def _refusal(refused: Refused) -> Refusal | GRPCError:
+    match refused.reason:
+        case Reason.RESTRICTED:
+            return Refusal(unavailable(refused.message))
+        case Reason.NO_KEY:
+            return GRPCError(Status.UNAUTHENTICATED, refused.message)
+        case Reason.OTHER_KEY:
+            return GRPCError(Status.PERMISSION_DENIED, refused.message)
 
 
 def _tells(name: str) -> bool:

@@ -25,6 +25,7 @@ from actors.model_index import ServingVersion
 from actors.process_metrics import CustomMetrics
 from actors.shared_memory import SharedMemory
 from protocol import routes
+from protocol.api_keys import Guard
 from protocol.datatypes import wire_name
 from protocol.generate import (
     ORCA_FAMILY,
@@ -38,7 +39,6 @@ from protocol.generate import (
 from protocol.http1 import HttpRequest
 from protocol.http_compression import decode_body
 from protocol.metrics_text import Sample
-from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_response import InferEncoder, decoupled_over_http
 from repo.model_config import type_name
@@ -72,7 +72,7 @@ class HttpOperations:
         regions: SharedMemory,
         decoder: InferDecoder,
         encoder: InferEncoder,
-        restricted: RestrictedApis,
+        guard: Guard,
         max_input_size: int,
         load_report: LoadReport = dict,
     ) -> None:
@@ -81,13 +81,13 @@ class HttpOperations:
         self._regions = regions
         self._decoder = decoder
         self._encoder = encoder
-        self._restricted = restricted
+        self._guard = guard
         self._max_input_size = max_input_size
         self._load_report = load_report
 
     def dispatch(self, request: HttpRequest) -> routes.Operation:
         """Which operation is asked for. Raises HttpError."""
-        return routes.dispatch(request.method, request.path, request.headers, self._restricted)
+        return routes.dispatch(request.method, request.path, request.headers, self._guard)
 
     async def run(self, operation: ControlOperation, request: HttpRequest) -> Answer:
         """Any operation that no model answers; never raises for what a client can cause."""

@@ -100,6 +100,7 @@ class ServerOptions:
     model_load_gpu_limit: tuple[str, ...] = ()
     enable_peer_access: bool = True
     allow_client_shm: bool = False
+    api_keys: str = ""
 
     @property
     def has_admin_port(self) -> bool:

@@ -44,6 +44,7 @@ from actors.slow_requests import SlowRequests
 from actors.statistics import Statistics, StatisticsReader, WallClock
 from actors.tls import Tls
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
+from protocol.api_keys import Guard, Keyring
 from protocol.grpc_compression import CompressionLevel
 from protocol.grpc_service import routes
 from protocol.http1 import HttpLimits
@@ -222,8 +223,9 @@ def wire_http(
     listeners: list[trio.SocketListener],
     *,
     tls: Tls | None = None,
+    keyring: Keyring | None = None,
 ) -> HttpFrontend:
-    """The REST port; in plain text unless there is `tls`."""
+    """The REST port; in plain text unless there is `tls`, for everybody unless for a `keyring`."""
     operations = HttpOperations(
         calls=core.calls,
         control_plane=core.control_plane,
@@ -233,7 +235,7 @@ def wire_http(
             forwarding=HeaderForwarding(options.http_header_forward_pattern),
         ),
         encoder=InferEncoder(),
-        restricted=RestrictedApis.parse(options.http_restricted_api),
+        guard=Guard(RestrictedApis.parse(options.http_restricted_api), keyring),
         max_input_size=options.http_max_input_size,
         load_report=partial(kv_cache_report, core.custom_metrics),
     )
@@ -246,8 +248,9 @@ def wire_grpc(
     listeners: list[trio.SocketListener],
     *,
     tls: Tls | None = None,
+    keyring: Keyring | None = None,
 ) -> GrpcFrontend:
-    """The gRPC port; in plain text unless there is `tls`."""
+    """The gRPC port; in plain text unless there is `tls`, for everybody unless for a `keyring`."""
     settings = GrpcSettings(
         limits=Http2Limits(
             keepalive_time_seconds=options.grpc_keepalive_time / 1e3,
@@ -261,7 +264,7 @@ def wire_grpc(
             max_connection_age_seconds=_or_never(options.grpc_max_connection_age),
             max_connection_age_grace_seconds=_or_never(options.grpc_max_connection_age_grace),
         ),
-        restricted=RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True),
+        guard=Guard(RestrictedApis.parse(options.grpc_restricted_protocol, grpc=True), keyring),
         compression=CompressionLevel[options.grpc_infer_response_compression_level.upper()],
         response_window=min(RESPONSE_WINDOW, options.grpc_max_response_pool_size),
         forwarding=HeaderForwarding(options.grpc_header_forward_pattern),

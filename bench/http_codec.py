@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import h11
 import numpy as np
 
+from protocol.api_keys import Guard
 from protocol.http1 import Http1Connection, HttpLimits, HttpRequest
 from protocol.http1_response import encode_response
 from protocol.http_compression import decode_body
@@ -28,7 +29,7 @@ from protocol.routes import dispatch
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_response import InferEncoder
 
-OPEN = RestrictedApis({})
+OPEN = Guard(RestrictedApis({}))
 FLOATS = np.arange(16, dtype=np.float32).reshape(1, 16)
 MEBIBYTE = 1 << 20
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import h11
 
 from fuzz.mutations import Fuzzer, main
+from protocol.api_keys import Guard
 from protocol.http1 import Http1Connection, HttpLimits, HttpRequest
 from protocol.http1_error import HttpError
 from protocol.http1_response import encode_error
@@ -27,7 +28,7 @@ LIMITS = HttpLimits(
     max_head_bytes=1024, max_header_lines=16, max_body_bytes=4096, max_requests_in_flight=4
 )
 MAX_BYTES_ONE_BY_ONE = 1024
-OPEN = RestrictedApis({})
+OPEN = Guard(RestrictedApis({}))
 
 Seen = list[tuple[object, ...]]
 

@@ -1,7 +1,7 @@
 """Which operation a method and a raw path ask for, and who may ask.
 
 Owns the table of REST routes, the restriction categories, and the order in which a request is
-refused: unknown path (404), restricted (403), wrong method (405). Pure: it never answers anything
+refused: unknown path (404), guarded (403, 401), wrong method (405). Pure: it never answers anything
 itself. The path is split at `/` first; only then are names percent-decoded, each once, so that an
 encoded slash or dot never becomes structure.
 """
@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from protocol.http1_error import HttpError
-from protocol.restriction import Category, RestrictedApis
+from protocol.api_keys import Guard, Reason
+from protocol.http1_error import Headers, HttpError
+from protocol.restriction import Category
 
 # Longer paths are resolved each time: this bounds what the memory of resolved paths can hold.
 REMEMBERED_PATH_CHARACTERS: Final = 256
 REMEMBERED_PATHS: Final = 1024
+
+ASK_FOR_KEY: Final[Headers] = (("WWW-Authenticate", "Bearer"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +191,19 @@ def resolve(raw_path: str) -> Route | None:
     return _resolve_remembered(raw_path)
 
 
-def dispatch(
-    method: str, raw_path: str, headers: Mapping[str, str], restricted: RestrictedApis
-) -> Operation:
-    """The operation asked for. Raises HttpError: 404, 403 or 405, in this order of precedence.
+def dispatch(method: str, raw_path: str, headers: Mapping[str, str], guard: Guard) -> Operation:
+    """The operation asked for. Raises HttpError: 404, 403 or 401, 405, in this order of precedence.
 
     `headers` has lower-case names.
     """
     route = resolve(raw_path)
     if route is None:
         raise HttpError(404, "Not Found")
-    refusal = restricted.refusal(route.category, headers)
-    if refusal is not None:
-        raise HttpError(403, refusal)
+    refused = guard.refusal(route.category, headers)
+    if refused is not None:
+        if refused.reason is Reason.NO_KEY:
+            raise HttpError(401, refused.message, ASK_FOR_KEY)
+        raise HttpError(403, refused.message)
     operation = route.operations.get(method)
     if operation is None:
         allowed = ", ".join(route.allowed_methods)

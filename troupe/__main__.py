@@ -10,6 +10,7 @@ usage: troupe <command> [options]
 commands:
   serve     serve a model repository (also: tritonserver)
   perf      measure a server under load (also: perf_analyzer)
+  key       make an API key for --api-keys
   simulate  run random worlds in virtual time, or see the one of a seed
 
 `troupe <command> --help` lists the options of a command."""
@@ -27,6 +28,10 @@ def main() -> None:
             from troupe.perf import embedded
 
             sys.exit(perf(arguments, embed=embedded))
+        case ["key", *arguments]:
+            from troupe.key import key
+
+            sys.exit(key(arguments))
         case ["simulate", *arguments]:
             from simulation.__main__ import main as simulate
 

@@ -28,6 +28,7 @@ from actors.admin_wiring import (
 )
 from actors.grpc_frontend import GrpcFrontend
 from actors.http_frontend import HttpFrontend
+from actors.key_file import KeyFile
 from actors.local_calls import infer
 from actors.options import ServerOptions
 from actors.port import listen, port_of
@@ -61,7 +62,7 @@ class Server:
     ) -> None:
         """`announce` takes the tables that a terminal shows at start.
 
-        Raises ServerError when the files for TLS cannot be used.
+        Raises ServerError when the files for TLS or of API keys cannot be used.
         """
         self.options = options
         self._announce = announce
@@ -74,6 +75,7 @@ class Server:
         self.admin_port = 0
         self._stopping = trio.Event()
         self._grpc_tls = Tls.of(options, "grpc") if options.allow_grpc else None
+        self._key_file = KeyFile(options)
         self._http_tls = Tls.of(options, "http") if options.allow_http else None
         self._frontends: list[tuple[str, HttpFrontend | GrpcFrontend]] = []
 
@@ -82,7 +84,8 @@ class Server:
         return await infer(self.core.calls, request, deadline_at=deadline_at)
 
     def reload(self) -> None:
-        """Look at the files that may change under a server: its certificates."""
+        """Look at the files that may change under a server: its certificates and API keys."""
+        self._key_file.reload()
         for tls in (self._http_tls, self._grpc_tls):
             if tls is not None:
                 tls.refresh()
@@ -140,7 +143,13 @@ class Server:
                 options.grpc_address, options.grpc_port, reuse_port=options.reuse_grpc_port
             )
             self.grpc_port = port_of(listeners)
-            grpc = wire_grpc(options, self.core, listeners, tls=self._grpc_tls)
+            grpc = wire_grpc(
+                options,
+                self.core,
+                listeners,
+                tls=self._grpc_tls,
+                keyring=self._key_file.keyring,
+            )
             await frontends.start(grpc.run)
             self._frontends.append((GRPC_CONNECTIONS, grpc))
             log.info("Started GRPCInferenceService at %s:%s", options.grpc_address, self.grpc_port)
@@ -149,7 +158,13 @@ class Server:
                 options.http_address, options.http_port, reuse_port=options.reuse_http_port
             )
             self.http_port = port_of(listeners)
-            http = wire_http(options, self.core, listeners, tls=self._http_tls)
+            http = wire_http(
+                options,
+                self.core,
+                listeners,
+                tls=self._http_tls,
+                keyring=self._key_file.keyring,
+            )
             await frontends.start(http.run)
             self._frontends.append((HTTP_CONNECTIONS, http))
             log.info("Started HTTPService at %s:%s", options.http_address, self.http_port)

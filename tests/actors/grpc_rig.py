@@ -23,6 +23,7 @@ from actors.grpc_connection import GrpcConnection
 from actors.grpc_frontend import SWEEP_SECONDS
 from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import GrpcSettings
+from protocol.api_keys import Guard
 from protocol.grpc_service import MODEL_INFER, MODEL_STREAM_INFER, decode_message, routes
 from protocol.http2 import Http2Limits
 from protocol.http2_wire import GOAWAY
@@ -116,7 +117,7 @@ class GrpcWorld(World):
         super().__init__(models, expected_errors=ANY)
         self.repeaters: dict[str, Repeater] = {}
         self.connections: list[GrpcConnection] = []
-        self._grpc = {"limits": Http2Limits(), "restricted": RestrictedApis({}), **settings}
+        self._grpc = {"limits": Http2Limits(), "guard": Guard(RestrictedApis({})), **settings}
 
     def _make_executor(self, context: InstanceContext) -> Executor:
         if is_decoupled(context.config):

@@ -19,6 +19,7 @@ from actors.http_connection import HttpConnection
 from actors.http_frontend import SWEEP_SECONDS
 from actors.http_operations import HttpOperations
 from actors.options import ServerOptions
+from protocol.api_keys import Guard
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser
 from protocol.restriction import RestrictedApis
@@ -150,7 +151,7 @@ class HttpWorld(World):
         models: Mapping[str, SimulatedModel],
         *,
         limits: HttpLimits | None = None,
-        restricted: RestrictedApis | None = None,
+        guard: Guard | None = None,
         options: ServerOptions | None = None,
         load_report: Mapping[str, float] | None = None,
     ) -> None:
@@ -158,7 +159,7 @@ class HttpWorld(World):
         self.repeaters: dict[str, Repeater] = {}
         self.connections: list[HttpConnection] = []  # those that run
         self._limits = limits or HttpLimits()
-        self._restricted = restricted or RestrictedApis({})
+        self._guard = guard or Guard(RestrictedApis({}))
         self._load_report = load_report or {}
         self._heads = HeadParser(max_header_lines=self._limits.max_header_lines)
         self.operations: HttpOperations
@@ -176,7 +177,7 @@ class HttpWorld(World):
             regions=self.core.regions,
             decoder=InferDecoder(max_input_size=MAX_INPUT),
             encoder=InferEncoder(),
-            restricted=self._restricted,
+            guard=self._guard,
             max_input_size=MAX_INPUT,
             load_report=lambda: self._load_report,
         )

@@ -79,6 +79,12 @@ EFFECTS: list[tuple[str, str, str, object]] = [
     ("min-supported-compute-capability", "8.0", "min_supported_compute_capability", 8.0),
     ("host-policy", "a,numa-node=0", "host_policy", ("a,numa-node=0",)),
     ("allow-client-shm", "true", "allow_client_shm", True),
+    ("http-use-ssl", "true", "http_use_ssl", True),
+    ("http-use-ssl-mutual", "true", "http_use_ssl_mutual", True),
+    ("http-server-cert", "c", "http_server_cert", "c"),
+    ("http-server-key", "k", "http_server_key", "k"),
+    ("http-root-cert", "r", "http_root_cert", "r"),
+    ("api-keys", "f", "api_keys", "f"),
     ("strict-model-config", "true", "disable_auto_complete_config", True),
     ("response-cache-byte-size", "9", "cache_config", ("local,size=9",)),
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from actors.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed
 from actors.grpc_connection import LAST_WORDS_SECONDS
 from actors.grpc_infer_stream import SHUTTING_DOWN
 from actors.grpc_unary import DEADLINES_KEPT
+from protocol.api_keys import Guard
 from protocol.grpc_compression import CompressionLevel
 from protocol.http2 import Http2Limits
 from protocol.http2_wire import DATA, frame
@@ -146,7 +147,7 @@ def test_a_status_message_may_be_in_any_language() -> None:
 
 @pytest.mark.parametrize(("path", "required"), [("ModelInfer", "k"), ("ServerLive", "h")])
 def test_restricted_calls_need_their_key(path: str, required: str) -> None:
-    restricted = RestrictedApis.parse(["inference:k=v", "health:h=w"], grpc=True)
+    guard = Guard(RestrictedApis.parse(["inference:k=v", "health:h=w"], grpc=True))
     key = f"triton-grpc-protocol-{required}"
     refusal = (14, f"This protocol is restricted, expecting header '{key}'")
     value = {"k": "v", "h": "w"}[required]
@@ -169,7 +170,7 @@ def test_restricted_calls_need_their_key(path: str, required: str) -> None:
                 check = "/grpc.health.v1.Health/Check"
                 assert await (await client.unary(b"", path=check)).over() == refusal
 
-    run(worlds(restricted=restricted), scenario)
+    run(worlds(guard=guard), scenario)
 
 
 @pytest.mark.parametrize("path", ["ModelInfer", "ModelStreamInfer", "ServerLive"])

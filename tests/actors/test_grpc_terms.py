@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.grpc_terms import MAX_KNOWN_HEADS, GrpcSettings, Terms, TermsReader
+from protocol.api_keys import Guard, Keyring
 from protocol.http2 import Http2Limits
 from protocol.http2_heads import RequestHead
 from protocol.restriction import Category, RestrictedApis
@@ -17,12 +18,14 @@ def head(*headers: tuple[str, str]) -> RequestHead:
 
 
 def reader(
-    restricted: RestrictedApis = OPEN, forwarding: HeaderForwarding | None = None
+    restricted: RestrictedApis = OPEN,
+    forwarding: HeaderForwarding | None = None,
+    keyring: Keyring | None = None,
 ) -> TermsReader:
     return TermsReader(
         GrpcSettings(
             Http2Limits(),
-            restricted,
+            Guard(restricted, keyring),
             forwarding=forwarding or HeaderForwarding(),
             categories={PATH: Category.INFERENCE},
         )

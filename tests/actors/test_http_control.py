@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from actors.options import ServerOptions
+from protocol.api_keys import Guard
 from protocol.restriction import Category, RestrictedApis
 from tests.actors.grpc_rig import DECOUPLED, PLAIN, model
 from tests.actors.http_rig import HttpWorld, Scenario, head, infer
@@ -473,4 +474,4 @@ def test_a_restricted_route_wants_its_header(category: str) -> None:
                     expected = 403 if name == category else 405
                     assert (await client.response()).status == expected
 
-    run(scenario, options=EXPLICIT, restricted=restricted)
+    run(scenario, options=EXPLICIT, guard=Guard(restricted))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol import routes
+from protocol.api_keys import Guard
 from protocol.http1_error import HttpError
 from protocol.restriction import Category, RestrictedApis
 from protocol.routes import (
@@ -30,7 +31,7 @@ from protocol.routes import (
     resolve,
 )
 
-OPEN = RestrictedApis({})
+OPEN = Guard(RestrictedApis({}))
 
 TABLE: list[tuple[str, str, Category, Operation]] = [
     ("GET", "/v2", Category.METADATA, ServerMetadata()),
@@ -197,7 +198,7 @@ def test_a_long_path_is_resolved_but_not_remembered() -> None:
 def test_a_restricted_category_needs_its_header_on_every_route(
     method: str, path: str, category: Category, operation: Operation, restricted: Category
 ) -> None:
-    apis = RestrictedApis.parse([f"{restricted.value}:Secret=w=1"])
+    apis = Guard(RestrictedApis.parse([f"{restricted.value}:Secret=w=1"]))
     assert dispatch(method, path, {"secret": "w=1"}, apis) == operation
     for headers in ({}, {"secret": "W=1"}, {"secret": ""}, {"secret": "w=1, w=1"}):
         if category is restricted:
@@ -212,7 +213,7 @@ def test_a_restricted_category_needs_its_header_on_every_route(
 
 @pytest.mark.parametrize("path", ALIASES)
 def test_no_alias_reaches_a_restricted_route(path: str) -> None:
-    apis = RestrictedApis.parse([",".join(each.value for each in Category) + ":k=v"])
+    apis = Guard(RestrictedApis.parse([",".join(each.value for each in Category) + ":k=v"]))
     with pytest.raises(HttpError) as caught:
         dispatch("POST", path, {}, apis)
     assert caught.value.status == 404
