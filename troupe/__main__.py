@@ -11,6 +11,7 @@ commands:
   serve     serve a model repository (also: tritonserver)
   perf      measure a server under load (also: perf_analyzer)
   key       make an API key for --api-keys
+  top       watch a server in the terminal, by its admin port
   simulate  run random worlds in virtual time, or see the one of a seed
 
 `troupe <command> --help` lists the options of a command."""
@@ -32,6 +33,10 @@ def main() -> None:
             from troupe.key import key
 
             sys.exit(key(arguments))
+        case ["top", *arguments]:
+            from troupe.top import top
+
+            sys.exit(top(arguments))
         case ["simulate", *arguments]:
             from simulation.__main__ import main as simulate
 

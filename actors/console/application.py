@@ -137,7 +137,7 @@ class ConsoleApplication:
 
     async def _snapshot(self) -> str:
         with self._watch(WATCHER_WINDOW) as (mailbox, door):
-            await self._observer.send(WatchConsole(door))
+            await self._observer.send(WatchConsole(door, stays=False))
             with trio.fail_after(OBSERVER_PATIENCE_SECONDS):
                 await mailbox.wait()
             return next(iter(door.drain())).text

@@ -56,6 +56,7 @@ class WatchConsole:
     """Say at this door what there is, and then what changes; closing it is leaving."""
 
     door: Door[ConsoleEvent]
+    stays: bool = True  # False: what there is, and no more
 
 
 class Observer:
@@ -112,8 +113,9 @@ class Observer:
             self._slowest.take(record)
             self._slow.set_bar(record.key, self._slowest.bar(record.key))
         for command in self.commands.drain():
-            self._watchers.append(command.door)  # at most MAX_WATCHERS, by the admin port
             self._tell(command.door, ConsoleEvent("snapshot", self._snapshot()))
+            if command.stays and not command.door.is_closed:
+                self._watchers.append(command.door)  # at most MAX_WATCHERS, by the admin port
 
     def _tell(self, door: Door[ConsoleEvent], event: ConsoleEvent) -> None:
         try:
@@ -121,7 +123,8 @@ class Observer:
         except trio.WouldBlock:
             return  # a slow reader; it sees that a number is missing
         except trio.BrokenResourceError:
-            self._watchers.remove(door)
+            if door in self._watchers:  # not if it left before it was let in
+                self._watchers.remove(door)
 
     async def _look(self) -> None:
         """Take a reading of everything, and tell the watchers what it changed."""

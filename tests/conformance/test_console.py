@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,8 @@ import pytest
 
 from tests.conformance import grpc_models
 from tests.conformance.browser import Browser, browser, find_chromium
-from tests.conformance.http_rest import IDENTITY, Rest, tensor, wait_for
+from tests.conformance.conftest import ROOT
+from tests.conformance.http_rest import IDENTITY, PATIENCE, Rest, tensor, wait_for
 
 pytestmark = pytest.mark.skipif(
     find_chromium() is None, reason="no chromium to open the console in (apt-get install chromium)"
@@ -163,3 +168,27 @@ def test_the_console_sees_that_the_server_has_gone(
 def test_the_admin_port_is_off_unless_it_is_wanted(sample_server: Any) -> None:
     wait_for(lambda: any("Metrics Service" in line for line in sample_server.lines))
     assert not any("Admin Service" in line for line in sample_server.lines)
+
+
+def test_top_shows_the_same_in_a_terminal(server: Any) -> None:
+    command = [sys.executable, "-m", "troupe", "top", f"--url={server.admin}"]
+    once = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "plain/1" in once.stdout
+    assert "\x1b" not in once.stdout
+
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT)
+    os.close(theirs)
+    seen = b""
+    try:
+        while b"q quit" not in seen:
+            seen += os.read(ours, 4096)
+        os.write(ours, b"q")
+        while b"\x1b[?1049l" not in seen:  # the screen is given back
+            seen += os.read(ours, 4096)
+        assert program.wait(PATIENCE) == 0
+    finally:
+        program.kill()
+        program.wait()
+        os.close(ours)
+    assert b"plain/1" in seen
