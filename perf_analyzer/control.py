@@ -6,9 +6,10 @@ connection of its own, so that a question never waits behind the load.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote
 
 import trio
@@ -30,6 +31,7 @@ from protocol.proto.messages import message_class
 ANSWER_SECONDS: Final = 60.0
 GRPC_UNIMPLEMENTED: Final = 12
 FAILED: Final = -1  # the status of a question whose connection ended
+MemoryKind = Literal["system", "cuda"]
 
 
 class ControlError(Exception):
@@ -56,9 +58,13 @@ class Control(Protocol):
 
     async def unregister_all(self) -> None: ...
 
-    async def unregister(self, region: str) -> None: ...
+    async def unregister(self, region: str, kind: MemoryKind) -> None: ...
 
     async def register(self, region: str, key: str, byte_size: int) -> None: ...
+
+    async def register_cuda(
+        self, region: str, handle: bytes, device: int, byte_size: int
+    ) -> None: ...
 
     async def set_trace(self, settings: Mapping[str, str]) -> None: ...
 
@@ -183,13 +189,22 @@ class HttpControl:
         await self._document("POST", "/v2/systemsharedmemory/unregister")
         await self._document("POST", "/v2/cudasharedmemory/unregister")
 
-    async def unregister(self, region: str) -> None:
-        await self._document("POST", f"/v2/systemsharedmemory/region/{quote(region)}/unregister")
+    async def unregister(self, region: str, kind: MemoryKind) -> None:
+        await self._document("POST", f"/v2/{kind}sharedmemory/region/{quote(region)}/unregister")
 
     async def register(self, region: str, key: str, byte_size: int) -> None:
         body = json.dumps({"key": key, "offset": 0, "byte_size": byte_size}).encode()
         path = f"/v2/systemsharedmemory/region/{quote(region)}/register"
         await self._document("POST", path, body)
+
+    async def register_cuda(self, region: str, handle: bytes, device: int, byte_size: int) -> None:
+        body = {
+            "raw_handle": {"b64": base64.b64encode(handle).decode()},
+            "device_id": device,
+            "byte_size": byte_size,
+        }
+        path = f"/v2/cudasharedmemory/region/{quote(region)}/register"
+        await self._document("POST", path, json.dumps(body).encode())
 
     async def set_trace(self, settings: Mapping[str, str]) -> None:
         await self._document("POST", "/v2/trace/setting", json.dumps(settings).encode())
@@ -260,11 +275,20 @@ class GrpcControl:
         await self._ask("SystemSharedMemoryUnregister", name="")
         await self._ask("CudaSharedMemoryUnregister", name="")
 
-    async def unregister(self, region: str) -> None:
-        await self._ask("SystemSharedMemoryUnregister", name=region)
+    async def unregister(self, region: str, kind: MemoryKind) -> None:
+        await self._ask(f"{kind.capitalize()}SharedMemoryUnregister", name=region)
 
     async def register(self, region: str, key: str, byte_size: int) -> None:
         await self._ask("SystemSharedMemoryRegister", name=region, key=key, byte_size=byte_size)
+
+    async def register_cuda(self, region: str, handle: bytes, device: int, byte_size: int) -> None:
+        await self._ask(
+            "CudaSharedMemoryRegister",
+            name=region,
+            raw_handle=handle,
+            device_id=device,
+            byte_size=byte_size,
+        )
 
     async def set_trace(self, settings: Mapping[str, str]) -> None:
         values = {name: {"value": [value]} for name, value in settings.items()}

@@ -142,7 +142,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
          values.one_of("binary", "json"), group=INPUT),
     Flag("output-tensor-format", "binary or json (binary, HTTP)", "output_format",
          values.one_of("binary", "json"), group=INPUT),
-    Flag("shared-memory", "none or system (none)", "shared_memory",
+    Flag("shared-memory", "none, system or cuda (none)", "shared_memory",
          values.one_of("none", "system", "cuda"), group=INPUT),
     Flag("output-shared-memory-size", "bytes per output that has no fixed size (102400)",
          "output_shared_memory_bytes", values.at_least(0), group=INPUT),

@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from perf_analyzer.calls import Call
-from perf_analyzer.control import ControlError
+from perf_analyzer.control import ControlError, MemoryKind
 from perf_analyzer.model import Document
 from perf_analyzer.requests import LocalEncoder
 from protocol.inference import InferRequest, InferResponse, ResponsePlan
@@ -69,10 +69,13 @@ class LocalControl:
     async def unregister_all(self) -> None:
         """There are no regions."""
 
-    async def unregister(self, region: str) -> None:
+    async def unregister(self, region: str, kind: MemoryKind) -> None:
         """There are no regions."""
 
     async def register(self, region: str, key: str, byte_size: int) -> None:
+        raise ControlError("a server in this process shares all memory already")
+
+    async def register_cuda(self, region: str, handle: bytes, device: int, byte_size: int) -> None:
         raise ControlError("a server in this process shares all memory already")
 
     async def set_trace(self, settings: Mapping[str, str]) -> None:

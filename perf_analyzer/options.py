@@ -169,11 +169,6 @@ def _check_service(options: Options) -> None:
         if options.collect_metrics:
             raise BadOption("Server-side metric collection is only supported with Triton client"
                             " backend")  # fmt: skip
-    if options.shared_memory == "cuda":
-        raise BadOption(
-            "--shared-memory cuda needs a GPU and its IPC handles, which this build cannot make; "
-            "use --shared-memory system"
-        )
 
 
 def _check_levels(options: Options) -> None:

@@ -19,6 +19,7 @@ from perf_analyzer.calls import Call
 from perf_analyzer.clients import Client
 from perf_analyzer.connecting import Connect, plain_connector, split_address
 from perf_analyzer.control import Control, ControlError
+from perf_analyzer.cuda_memory import CudaMemory
 from perf_analyzer.drivers import Driver, driver_of, intervals, is_asynchronous, picker_of
 from perf_analyzer.in_process import Embed, EmbeddedServer, LocalClient, LocalControl
 from perf_analyzer.inputs import DataSet
@@ -44,7 +45,7 @@ from perf_analyzer.setup import (
     load_data,
     target,
 )
-from perf_analyzer.shared_memory import SystemRegions
+from perf_analyzer.shared_memory import CudaPlace, Regions, SystemPlace
 from perf_analyzer.timer import Sleeper, best_sleeper
 from perf_analyzer.wires import Wires
 
@@ -60,6 +61,7 @@ class Ports:
     find: Callable[[Options], Target] = target
     connect_to: Callable[[str, int], Connect] = plain_connector  # to where metrics are
     sleeper: Callable[[], Sleeper] = best_sleeper
+    cuda: Callable[[], CudaMemory] = CudaMemory
     embed: Embed | None = None  # how a server is started in this process
     listens_to_signals: bool = True
 
@@ -160,9 +162,10 @@ class Session:
         data = load_data(options, model)
         if not data.generated:
             self._say.out(data.announcement())
-        regions = SystemRegions(control)
+        cuda = options.shared_memory == "cuda"
+        regions = Regions(control, CudaPlace(self._ports.cuda()) if cuda else SystemPlace())
         try:
-            if options.shared_memory == "system":
+            if options.shared_memory != "none":
                 await regions.create(
                     model,
                     data,
@@ -177,10 +180,10 @@ class Session:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
                 await regions.remove()
-            regions.unlink()
+            regions.free()
         return status
 
-    def _plan(self, model: ModelInfo, data: DataSet, regions: SystemRegions) -> RequestPlan:
+    def _plan(self, model: ModelInfo, data: DataSet, regions: Regions) -> RequestPlan:
         options = self._options
         return RequestPlan(
             model=model,

@@ -48,7 +48,7 @@ class FakeGrpcServer:
     streams: int = 0
     busy: int = 0
     busiest: int = 0
-    asked: list[str] = field(default_factory=list)
+    questions: dict[str, list[bytes]] = field(default_factory=dict)  # method → requests
     _nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -88,6 +88,8 @@ class FakeGrpcServer:
                 stats = {word: {"count": count, "ns": 1_000_000 * count} for word in words}
                 model = {"name": "m", "version": "1", "inference_count": count}
                 return {"model_stats": [{**model, "inference_stats": stats}]}
+            case _ if "SharedMemory" in method:
+                return {}
             case _:
                 return None
 
@@ -170,7 +172,7 @@ class _Connection:
             self._codec.send_trailers(stream_id, 0)
 
     async def _control(self, stream_id: int, method: str, octets: bytes) -> None:
-        self._server.asked.append(method)
+        self._server.questions.setdefault(method, []).append(octets)
         answer = self._server.control(method)
         if answer is None:
             self._codec.send_trailers(stream_id, GRPC_UNIMPLEMENTED, "not here")

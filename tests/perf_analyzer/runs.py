@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from perf_analyzer.command_line import parse
+from perf_analyzer.cuda_memory import CudaMemory
 from perf_analyzer.model import SetupError
 from perf_analyzer.options import Options
 from perf_analyzer.session import Ports, Session
@@ -60,6 +61,7 @@ def run(
     arguments: str,
     *,
     meanwhile: Callable[[Session], Awaitable[None]] | None = None,
+    cuda: Callable[[], CudaMemory] = CudaMemory,
 ) -> Run:
     """Run `perf -m m <arguments>` against `server`; `meanwhile` is a task beside it."""
     seen = Run()
@@ -74,6 +76,7 @@ def run(
                 connect_to=lambda _host, _port: server.target(options).connect,
                 sleeper=PlainSleeper,
                 listens_to_signals=False,
+                cuda=cuda,
             )
             session = Session(options, ports, seen)
             if meanwhile is not None:

@@ -85,7 +85,6 @@ def test_flags_may_be_written_as_getopt_allows() -> None:
         ("--sequence-id-range 9:3", "can not be greater than its end"),
         ("--sequence-id-range -3", "can not be negative"),
         ("-H nonsense", "must be Name:Value"),
-        ("--shared-memory cuda", "--shared-memory cuda needs a GPU"),
         ("--service-kind openai", "is not supported: this tool drives KServe v2 servers"),
         ("--service-kind triton_c_api", "--model-repository must be specified"),
         ("--endpoint x", "--endpoint is for OpenAI servers"),
