@@ -16,6 +16,7 @@ import trio
 from actors.channels import Door, Parked, Watch
 from actors.messages import CancelRequest, Reply, Submit
 from actors.model_index import ModelIndex, ServingVersion
+from actors.tracing import FrontTrace, Received, TracedReplies, Tracing
 from protocol.inference import InferRequest
 from protocol.status import ServerError, deadline_exceeded, request_prefix, unavailable
 
@@ -25,19 +26,24 @@ DOOR_PATIENCE_SECONDS: Final = 10.0
 
 
 class Ticketed(NamedTuple):
-    """A request on its way: who serves it, through which door, and the message itself."""
+    """A request on its way: who serves it, through which door, and the message itself.
+
+    `front` is its frontend's part in its trace, if it is traced.
+    """
 
     serving: ServingVersion
     door: Door[Submit]
     submit: Submit
     place: Parked[Submit] | None = None  # in the line before a full door
+    front: FrontTrace | None = None
 
 
 class Calls:
     """Prepares requests for submission and takes them back."""
 
-    def __init__(self, *, index: Watch[ModelIndex]) -> None:
+    def __init__(self, *, index: Watch[ModelIndex], tracing: Tracing) -> None:
         self.index = index
+        self.tracing = tracing
         self._numbers = itertools.count(1)
 
     def prepare(
@@ -47,8 +53,13 @@ class Calls:
         reply: Door[Reply],
         *,
         deadline_at: float = math.inf,
+        received: Received | None = None,
     ) -> Ticketed:
-        """Admit `request` to the model. Raises ServerError when the model cannot take it."""
+        """Admit `request` to the model. Raises ServerError when the model cannot take it.
+
+        `received` says how a request came from outside, if any is traced. A request that another
+        one caused carries the trace of that.
+        """
         admitted = serving.rules.admit(request)
         level = serving.level_of(request.priority)
         submit = Submit(
@@ -61,7 +72,12 @@ class Calls:
             trio.current_time(),
             reply,
         )
-        return Ticketed(serving, serving.door_of(level), submit)
+        front: FrontTrace | None = None
+        if received is not None:
+            submit, front = self.tracing.begin(submit, serving, received)
+        elif request.trace is not None:
+            submit = self.tracing.begin_child(submit, serving)
+        return Ticketed(serving, serving.door_of(level), submit, front=front)
 
 
 def submit_nowait(ticketed: Ticketed) -> None:
@@ -69,6 +85,7 @@ def submit_nowait(ticketed: Ticketed) -> None:
     try:
         ticketed.door.send_nowait(ticketed.submit)
     except trio.BrokenResourceError:
+        _leave_trace(ticketed)
         raise closed(ticketed.submit.request) from None
 
 
@@ -96,11 +113,21 @@ async def submit(ticketed: Ticketed) -> None:
             else:
                 await ticketed.door.wait_in_line(ticketed.place)
         except trio.BrokenResourceError:
+            _leave_trace(ticketed)
             raise closed(request) from None
+        except trio.Cancelled:
+            _leave_trace(ticketed)
+            raise
     if scope.cancelled_caught:
         if deadline_at <= patience_at:
             raise deadline_exceeded()
         raise unavailable(f"{request_prefix(request.id)}Exceeds maximum queue size")
+
+
+def _leave_trace(ticketed: Ticketed) -> None:
+    """The request did not come into its door, so nobody will answer at the one it brings."""
+    if isinstance(ticketed.submit.reply, TracedReplies):
+        ticketed.submit.reply.refused()
 
 
 def closed(request: InferRequest) -> ServerError:

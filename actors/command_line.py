@@ -22,6 +22,7 @@ from actors.option_sources import (
     unknown_variables,
 )
 from actors.options import ServerOptions, Value
+from actors.trace_options import parse_trace_config
 from protocol.restriction import RestrictedApis
 from protocol.v2_json_parameters import HeaderForwarding
 from repo.host_policy import HostPolicies
@@ -94,7 +95,7 @@ def parse(
             setting.flag.option: "" if source is given else setting.place for setting in settings
         }
     options = ServerOptions(**values)  # type: ignore[arg-type]  # the table matches the fields
-    _check_each(options, places)
+    _check_each(options, places, environment or {})
     _check_together(options)
     return options
 
@@ -138,7 +139,9 @@ def _value(setting: Setting) -> Value:
     return value
 
 
-def _check_each(options: ServerOptions, places: Mapping[str, str]) -> None:
+def _check_each(
+    options: ServerOptions, places: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
     """Whether the values of each option go together. Raises BadOption."""
     checks: dict[str, Callable[[], object]] = {
         "cache_config": lambda: _check_cache(options),
@@ -148,6 +151,7 @@ def _check_each(options: ServerOptions, places: Mapping[str, str]) -> None:
         ),
         "host_policy": lambda: HostPolicies(options.host_policy),
         "metrics_config": lambda: MetricsSettings.parse(options.metrics_config),
+        "trace_config": lambda: parse_trace_config(options.trace_config, environment),
         "http_header_forward_pattern": lambda: HeaderForwarding(
             options.http_header_forward_pattern
         ),

@@ -20,15 +20,14 @@ from actors.model_index import ModelIndex, ServingVersion, VersionState
 from actors.options import ServerOptions
 from actors.shared_memory import SharedMemory
 from actors.statistics import StatisticsReader
+from actors.tracing import Tracing
 from protocol.datatypes import wire_name
 from protocol.status import ServerError, StatusCode, invalid_arg, unavailable, unsupported
 from protocol.v2_json_control import (
-    Clear,
     LogUpdate,
     TraceUpdate,
     check_model_name,
     log_settings_body,
-    trace_settings_body,
 )
 from protocol.v2_json_shared_memory import (
     CudaRegion,
@@ -56,10 +55,6 @@ EXTENSIONS: Final = (
     "logging",
 )
 
-# The defaults of --trace-config.
-_TRACE_RATE: Final = 1000
-_TRACE_COUNT: Final = -1
-
 
 class ControlPlane:
     """The server's own answers; every method raises ServerError with the wire text."""
@@ -74,6 +69,7 @@ class ControlPlane:
         repository: Door[LoadModel | UnloadModel],
         regions: SharedMemory,
         logs: LogControl,
+        tracing: Tracing,
     ) -> None:
         self._options = options
         self._version = server_version
@@ -82,6 +78,7 @@ class ControlPlane:
         self._repository = repository
         self._regions = regions
         self._logs = logs
+        self._tracing = tracing
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -267,31 +264,16 @@ class ControlPlane:
         return _log_settings(self._logs.update(update))
 
     def trace_settings(self, model: str) -> Json:
-        """The settings for one model, or for all when `model` is empty: tracing is always off."""
+        """The settings for one model, or for all others when `model` is empty."""
         if model and model not in self._index.value.models:
             raise invalid_arg(f"Request for unknown model : {model}")
-        return trace_settings_body(
-            level=(), rate=_TRACE_RATE, count=_TRACE_COUNT, log_frequency=0, file=""
-        )
+        return self._tracing.body(model)
 
     def update_trace_settings(self, model: str, update: TraceUpdate) -> Json:
-        """Accept what leaves tracing off, which clearing a setting does too."""
-        current = self.trace_settings(model)
-        if update.level not in (None, (), Clear.CLEAR):
-            raise unsupported(
-                "tracing is not supported by this server: trace_level can only be OFF"
-            )
-        changes = {
-            "trace_rate": (update.rate, _TRACE_RATE),
-            "trace_count": (update.count, _TRACE_COUNT),
-            "log_frequency": (update.log_frequency, 0),
-        }
-        for setting, (wanted, fixed) in changes.items():
-            if wanted not in (None, fixed, Clear.CLEAR):
-                raise unsupported(
-                    f"tracing is not supported by this server: {setting} can not be changed"
-                )
-        return current
+        """Change what `update` names; the answer is all that holds now."""
+        self.trace_settings(model)  # an unknown model is the graver mistake
+        self._tracing.update(model, update)
+        return self._tracing.body(model)
 
     def _refuse_repository_control(self, repository: str) -> None:
         self._refuse_while_exiting()

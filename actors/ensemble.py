@@ -456,6 +456,7 @@ def _request(serving: ServingVersion, asked: InferRequest, call: StepCall) -> In
         asked.sequence_flags,
         asked.priority,
         asked.timeout_us,
+        trace=asked.trace,
     )
     if call.sequence:
         _override(request, call.sequence)

@@ -140,3 +140,8 @@ def not_empty(flag: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def trace_setting(setting: str) -> Callable[[str], str]:
+    """An older flag's value, in the words of --trace-config."""
+    return lambda text: f"{setting}={text}"

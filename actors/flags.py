@@ -25,6 +25,7 @@ from actors.flag_values import (
     port,
     positive,
     resource,
+    trace_setting,
     verbosity,
 )
 from actors.options import Value
@@ -57,6 +58,13 @@ class Flag:
 _ON_SAGEMAKER = "the SageMaker frontend is not part of Troupe"
 _ON_VERTEX = "the Vertex AI frontend is not part of Troupe"
 _THREADS = "one event loop serves every connection"
+_TRACE_SETTINGS: Final = {  # by the names of their older flags
+    "file": "triton,file",
+    "level": "level",
+    "rate": "rate",
+    "count": "count",
+    "log-frequency": "triton,log-frequency",
+}
 _NO_POOL = "memory is allocated as it is needed"
 
 FLAGS: Final[tuple[Flag, ...]] = (
@@ -170,7 +178,18 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "trace-config",
         "[<mode>,]<setting>=<value>",
         repeated=True,
-        missing="tracing is not supported",
+    ),
+    *(
+        Flag(
+            f"trace-{name}",
+            f"the same as --trace-config={setting}=<value>",
+            trace_setting(setting),
+            repeated=True,
+            into="trace_config",
+            deprecated=True,
+            instead="trace-config",
+        )
+        for name, setting in _TRACE_SETTINGS.items()
     ),
     Flag("log-verbose", "level of verbose messages, 0 for none", verbosity),
     Flag("log-info", "log information", boolean),

@@ -26,6 +26,7 @@ from actors.grpc_unary import UnaryInfers
 from actors.shared_memory import SharedMemory
 from actors.sockets import send_parts
 from actors.tls import HTTP2, HandshakeFailed, handshake
+from actors.tracing import Received
 from protocol.grpc_compression import IDENTITY, decompress
 from protocol.grpc_service import (
     MODEL_INFER,
@@ -86,6 +87,7 @@ class GrpcConnection:
         self._tasks: dict[int, trio.CancelScope] = {}
         self._streams: dict[int, StreamCall] = {}
         self._stopped: dict[int, None] = {}  # streaming calls to be rung when there is room
+        self._waited_from = trio.current_time()  # since when for what comes next, for traces
         self._draining = False
         self._is_met = False  # whether TLS has been agreed on, if there is any
         self._scope = trio.CancelScope()
@@ -137,7 +139,10 @@ class GrpcConnection:
             while not http2.is_closed:
                 data = await self._stream.receive_some()
                 if data:
-                    self._take(http2.receive(bytes(data), trio.current_time()))
+                    events = http2.receive(bytes(data), trio.current_time())
+                    self._take(events)
+                    if events and self._calls.tracing.is_active:
+                        self._waited_from = trio.current_time()
                 else:
                     self._take(http2.receive_eof())
                 if http2.has_output or http2.is_closed or self._stopped:
@@ -192,7 +197,12 @@ class GrpcConnection:
             if head.path == MODEL_INFER:
                 if self._draining:
                     raise unavailable(SHUTTING_DOWN)
-                self._infers.begin(stream_id, message, nbytes, terms, self._nursery)
+                received: Received | None = None
+                if self._calls.tracing.is_active:
+                    received = Received.over_grpc(self._waited_from, head.headers)
+                self._infers.begin(
+                    stream_id, message, nbytes, terms, self._nursery, received=received
+                )
             else:
                 route = self._routes[head.path]
                 request = UnaryStream(route.decode(message))
@@ -231,6 +241,7 @@ class GrpcConnection:
                 wire=wire,
                 settings=self._settings,
                 deadline_at=trio.current_time() + terms.timeout_seconds,
+                headers=head.headers,
             )
         else:
             limit = self._settings.limits.max_message_bytes
@@ -266,6 +277,8 @@ class GrpcConnection:
             try:
                 while http2.has_output:
                     await send_parts(self._stream, http2.take_output())
+                if infers.sending:
+                    infers.note_sent()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._take(http2.receive_eof())
             if self._stopped:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -24,6 +25,7 @@ from actors.grpc_terms import GrpcSettings, Terms
 from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.shared_memory import Lease, SharedMemory
+from actors.tracing import FrontTrace, Received
 from protocol.grpc_compression import decompress
 from protocol.http2_events import MessageBytes
 from protocol.status import ServerError, unavailable
@@ -57,11 +59,12 @@ class _Turn:
 class _Call:
     """One request under way."""
 
-    __slots__ = ("decoded", "lease", "replies", "serving", "turn")
+    __slots__ = ("decoded", "front", "lease", "replies", "serving", "turn")
 
     def __init__(
         self, serving: ServingVersion, decoded: DecodedRequest, lease: Lease | None
     ) -> None:
+        self.front: FrontTrace | None = None
         self.serving = serving
         self.decoded = decoded
         self.lease = lease
@@ -81,6 +84,7 @@ class InferStream:
         wire: Wire,
         settings: GrpcSettings,
         deadline_at: float = math.inf,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._calls = calls
         self._regions = regions
@@ -88,6 +92,8 @@ class InferStream:
         self._wire = wire
         self._deadline_at = deadline_at
         self._settings = settings
+        self._headers = headers  # in which a client may name its trace
+        self._waited_from = trio.current_time()  # since when for the next request, for traces
         self._mailbox = Mailbox()
         # Each request in flight has a place here for its one response.
         self._replies: Door[Reply] = self._mailbox.door(MAX_IN_FLIGHT)
@@ -96,6 +102,8 @@ class InferStream:
         self._decoupled: dict[int, _Call] = {}
         self._turns: deque[_Turn] = deque()
         self._outbox: deque[Message] = deque()  # to be sent, in this order
+        # Of last messages on their way through the above, by identity; as a rule none is traced.
+        self._traced: dict[int, FrontTrace] = {}
         self._is_submitting = False  # a request waits for room in its model's door
         self._half_closed = False
         self._draining = False
@@ -222,13 +230,20 @@ class InferStream:
         if serving.decoupled:
             replies = call.replies = self._mailbox.door(self._settings.response_window)
         try:
-            ticketed = self._calls.prepare(serving, request, replies, deadline_at=self._deadline_at)
+            ticketed = self._calls.prepare(
+                serving,
+                request,
+                replies,
+                deadline_at=self._deadline_at,
+                received=self._received() if self._calls.tracing.is_active else None,
+            )
         except ServerError as error:
             self._close(call)
             self._reject(error, request.id, decoupled=serving.decoupled)
             self._wire.acknowledge(nbytes)
             return
         number = ticketed.submit.number
+        call.front = ticketed.front
         if serving.decoupled:
             self._decoupled[number] = call
         else:
@@ -246,6 +261,11 @@ class InferStream:
             self._wire.acknowledge(nbytes)
         else:
             self._wire.acknowledge(nbytes)
+
+    def _received(self) -> Received:
+        received = Received.over_grpc(self._waited_from, self._headers)
+        self._waited_from = trio.current_time()
+        return received
 
     async def _submit_patiently(self, ticketed: Ticketed, nbytes: int) -> None:
         """Wait for room; further requests of this call wait behind this one."""
@@ -274,8 +294,8 @@ class InferStream:
             call = self._ordered.pop(reply.number)
             assert call.turn is not None, "a request in order has its turn"
             assert reply.final, "a model that is not decoupled answers once"
-            call.turn.message = self._encode(call, reply)
-            self._close(call)
+            call.turn.message = message = self._encode(call, reply)
+            self._close(call, message)
         # As they come to the end of the table, no model can starve the others of a slow client.
         for number, call in list(self._decoupled.items()):
             assert call.replies is not None, "a decoupled request has a door of its own"
@@ -295,7 +315,7 @@ class InferStream:
             if message is not None:
                 self._outbox.append(message)
             if reply.final:
-                self._close(call)
+                self._close(call, message)
                 return True
         return False
 
@@ -303,6 +323,8 @@ class InferStream:
         """The message for one reply, or None: for the mere news that none follows, if nobody asked
         for it, and for an error that ends the call."""
         request, outcome = call.decoded.request, reply.outcome
+        if call.front is not None:
+            call.front.responded()
         if outcome is None:
             return encode_empty_final(request) if call.decoded.empty_final else None
         if not isinstance(outcome, ServerError):
@@ -334,19 +356,31 @@ class InferStream:
         while self._wire.is_writable():
             if not outbox:
                 return True
-            self._wire.send(outbox.popleft())
+            self._send(outbox.popleft())
         return False
+
+    def _send(self, message: Message) -> None:
+        self._wire.send(message)
+        if self._traced:
+            front = self._traced.pop(id(message), None)
+            if front is not None:
+                front.sent()
 
     def _flush_all(self) -> None:
         """Before the status of a call that fails: what its client would have had by now."""
         self._flush()
         while self._outbox:
-            self._wire.send(self._outbox.popleft())
+            self._send(self._outbox.popleft())
 
     # --- the end -----------------------------------------------------------------------------
 
-    def _close(self, call: _Call) -> None:
-        """A request is over."""
+    def _close(self, call: _Call, message: Message | None = None) -> None:
+        """A request is over, once the last message for it, if there is one, has been sent."""
+        if call.front is not None:
+            if message is not None:
+                self._traced[id(message)] = call.front
+            else:
+                call.front.sent()
         release(call.lease)
         if call.replies is not None:
             self._mailbox.remove(call.replies)
@@ -356,6 +390,10 @@ class InferStream:
         for number, call in [*self._ordered.items(), *self._decoupled.items()]:
             cancel(call.serving, number)
             release(call.lease)
+            if call.front is not None:
+                call.front.close()
+        for front in self._traced.values():
+            front.close()
         self._ordered.clear()
         self._decoupled.clear()
         self._mailbox.close()

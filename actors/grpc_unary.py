@@ -22,6 +22,7 @@ from actors.grpc_terms import GrpcSettings, Terms
 from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.shared_memory import Lease, SharedMemory
+from actors.tracing import FrontTrace, Received
 from protocol.grpc_compression import IDENTITY
 from protocol.grpc_service import status_of
 from protocol.http2 import Http2Connection
@@ -68,6 +69,8 @@ class UnaryInfers:
         self._open: dict[int, _Call] = {}  # by request number
         self._numbers: dict[int, int] = {}  # HTTP/2 stream → request number
         self._deadlines: list[tuple[float, int]] = []  # heap of (instant, request number)
+        self._traced: dict[int, FrontTrace] = {}  # of open calls, by request number
+        self.sending: list[FrontTrace] = []  # of answers that the writer has not sent yet
 
     @property
     def next_deadline(self) -> float:
@@ -75,7 +78,14 @@ class UnaryInfers:
         return self._deadlines[0][0] if self._deadlines else math.inf
 
     def begin(
-        self, stream_id: int, message: MessageBytes, nbytes: int, terms: Terms, tasks: trio.Nursery
+        self,
+        stream_id: int,
+        message: MessageBytes,
+        nbytes: int,
+        terms: Terms,
+        tasks: trio.Nursery,
+        *,
+        received: Received | None = None,
     ) -> None:
         """Admit and submit a request, which came as `nbytes` bytes. Raises ServerError."""
         find = self._calls.index.value.find
@@ -93,13 +103,17 @@ class UnaryInfers:
         try:
             serving = find(request.model_name, request.model_version)
             _refuse_decoupled(serving)
-            ticketed = self._calls.prepare(serving, request, self._replies, deadline_at=deadline_at)
+            ticketed = self._calls.prepare(
+                serving, request, self._replies, deadline_at=deadline_at, received=received
+            )
         except ServerError:
             release(lease)
             raise
         number = ticketed.submit.number
         call = self._open[number] = _Call(stream_id, serving, decoded.plan, terms, lease)
         self._numbers[stream_id] = number
+        if ticketed.front is not None:
+            self._traced[number] = ticketed.front
         if deadline_at != math.inf:
             self._watch(deadline_at, number)
         try:
@@ -109,6 +123,8 @@ class UnaryInfers:
             tasks.start_soon(self._submit_patiently, in_line(ticketed), call.patience, nbytes)
         except ServerError:
             self._forget(number)
+            if ticketed.front is not None:
+                self._traced.pop(number).close()
             raise
         else:
             self._http2.acknowledge(stream_id, nbytes)
@@ -117,6 +133,12 @@ class UnaryInfers:
         """Encode and send every reply that has come."""
         for reply in self._replies.drain():
             self._on_reply(reply)
+
+    def note_sent(self) -> None:
+        """The writer has sent whatever there was."""
+        for front in self.sending:
+            front.sent()
+        self.sending.clear()
 
     def expire(self, now: float) -> None:
         """Answer what has passed its deadline, wherever it is; its place is freed as well."""
@@ -136,6 +158,9 @@ class UnaryInfers:
         """The client has gone."""
         for number in list(self._open):
             self._give_up(number)
+        for front in self.sending:
+            front.close()
+        self.sending.clear()
 
     async def _submit_patiently(
         self, ticketed: Ticketed, patience: trio.CancelScope, nbytes: int
@@ -165,6 +190,8 @@ class UnaryInfers:
         call = self._forget(reply.number)
         if call is None:
             return  # a late answer to a call that was given up
+        if self._traced:
+            self._note_reply(reply.number)
         outcome = reply.outcome
         message: list[bytes | memoryview] = []
         if not isinstance(outcome, ServerError):
@@ -197,6 +224,12 @@ class UnaryInfers:
         self._http2.send_message(stream_id, smaller, compressed=is_packed)
         self._http2.send_trailers(stream_id, Status.OK.value)
 
+    def _note_reply(self, number: int) -> None:
+        front = self._traced.pop(number, None)
+        if front is not None:
+            front.responded()
+            self.sending.append(front)
+
     def _forget(self, number: int) -> _Call | None:
         call = self._open.pop(number, None)
         if call is not None:
@@ -211,6 +244,8 @@ class UnaryInfers:
                 call.patience.cancel()
             cancel(call.serving, number)
             release(call.lease)
+            if number in self._traced:
+                self._traced.pop(number).close()
         return call
 
 

@@ -29,6 +29,7 @@ from actors.http_operations import HttpOperations
 from actors.http_outbox import Outbox
 from actors.messages import Reply
 from actors.tls import HTTP1, HandshakeFailed, handshake
+from actors.tracing import FrontTrace
 from protocol.http1 import (
     ContinueExpected,
     Http1Connection,
@@ -85,6 +86,7 @@ class HttpConnection:
         self._current: HttpRequest | None = None
         self._exchange: Exchange | None = None  # of the current request, if it is for a model
         self._outbox = Outbox(stream)
+        self._sending: list[FrontTrace] = []  # of answers in the outbox; as a rule none is traced
         self._resume: trio.Event | None = None  # what the reader waits for, if it waits
         self._is_met = False  # whether TLS has been agreed on, if there is any
         self._has_left = trio.Event()  # the peer sends no more
@@ -109,6 +111,8 @@ class HttpConnection:
             log.debug("%s", error)
         finally:
             self._abandon()
+            for front in self._sending:
+                front.close()
             self._mailbox.close()
             with trio.CancelScope(shield=True), trio.move_on_after(LINGER_SECONDS):
                 await trio.aclose_forcefully(self._stream)
@@ -263,11 +267,18 @@ class HttpConnection:
                 self._answer()
                 while self._outbox:
                     await self._outbox.flush()
+                    if self._sending:
+                        self._note_sent()
                     self._advance()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # the peer has vanished; there is nobody to tell
         if self._lingers and not self._has_left.is_set():
             await self._linger()
+
+    def _note_sent(self) -> None:
+        for front in self._sending:
+            front.sent()
+        self._sending.clear()
 
     def _is_over(self) -> bool:
         """Whether the peer has hung up and everything that it asked before has been answered."""
@@ -299,6 +310,8 @@ class HttpConnection:
             return
         if reply.number != exchange.ticketed.submit.number:
             return  # a late answer to a request that was given up
+        if exchange.ticketed.front is not None:
+            exchange.ticketed.front.responded()
         try:
             parts = exchange.answer(reply, keep_alive=self._keeps_alive(request))
         except Exception:  # ring boundary: a response never ends its server
@@ -327,6 +340,8 @@ class HttpConnection:
         self._current = self._exchange = None
         if exchange is not None:
             exchange.close()
+            if exchange.ticketed.front is not None:
+                self._sending.append(exchange.ticketed.front)
         self._outbox.say(parts)
         self._http.reply_sent(trio.current_time())
         if not self._keeps_alive(request):
@@ -368,6 +383,8 @@ class HttpConnection:
         if exchange is not None:
             give_up(exchange)
             exchange.close()
+            if exchange.ticketed.front is not None:
+                exchange.ticketed.front.close()
 
 
 def _described(request: HttpRequest) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from actors.calls import Calls
+from actors.calls import Calls, Ticketed
 from actors.channels import Door, Mailbox
 from actors.control_plane import ControlPlane
 from actors.http_control import Answer, ControlOperation, HttpControl
@@ -24,6 +24,7 @@ from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.process_metrics import CustomMetrics
 from actors.shared_memory import SharedMemory
+from actors.tracing import Received
 from protocol import routes
 from protocol.api_keys import Guard
 from protocol.datatypes import wire_name
@@ -38,6 +39,7 @@ from protocol.generate import (
 )
 from protocol.http1 import HttpRequest
 from protocol.http_compression import decode_body
+from protocol.inference import InferRequest
 from protocol.metrics_text import Sample
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_response import InferEncoder, decoupled_over_http
@@ -116,7 +118,7 @@ class HttpOperations:
             )
             if lease is not None:
                 lease.reserve(plan)
-            ticketed = self._calls.prepare(serving, decoded, replies)
+            ticketed = self._prepare(serving, decoded, replies, request)
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -146,7 +148,7 @@ class HttpOperations:
         )
         replies: Door[Reply] = mailbox.door(RESPONSE_WINDOW)
         try:
-            ticketed = self._calls.prepare(serving, decoded, replies)
+            ticketed = self._prepare(serving, decoded, replies, request)
         except BaseException:
             mailbox.remove(replies)
             raise
@@ -157,6 +159,18 @@ class HttpOperations:
         return GenerateStreamExchange(
             ticketed, replies, mailbox=mailbox, headers=report, chunked=request.head.is_http_11
         )
+
+    def _prepare(
+        self,
+        serving: ServingVersion,
+        decoded: InferRequest,
+        replies: Door[Reply],
+        request: HttpRequest,
+    ) -> Ticketed:
+        received: Received | None = None
+        if self._calls.tracing.is_active:
+            received = Received.over_http(request.began_at, request.headers)
+        return self._calls.prepare(serving, decoded, replies, received=received)
 
 
 def _input_specs(serving: ServingVersion) -> dict[str, InputSpec]:

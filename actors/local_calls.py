@@ -17,6 +17,7 @@ import trio
 from actors.calls import Calls, cancel, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
+from actors.tracing import WITHIN
 from protocol.inference import InferRequest, InferResponse
 from protocol.status import ServerError, unsupported
 
@@ -53,17 +54,25 @@ class LocalCall:
 
 @asynccontextmanager
 async def open_call(
-    calls: Calls, request: InferRequest, *, deadline_at: float = math.inf
+    calls: Calls,
+    request: InferRequest,
+    *,
+    deadline_at: float = math.inf,
+    by_program: bool = True,
 ) -> AsyncIterator[LocalCall]:
     """Submit a request; leaving the block before the final response cancels it.
 
-    Raises ServerError when it is not accepted.
+    The program that embeds the server has its requests traced like any client; those of a model are
+    part of the trace that they carry, or of none. Raises ServerError when it is not accepted.
     """
     serving = calls.index.value.find(request.model_name, request.model_version)
     mailbox = Mailbox()
     replies: Door[Reply] = mailbox.door(RESPONSE_WINDOW)
     try:
-        ticketed = calls.prepare(serving, request, replies, deadline_at=deadline_at)
+        received = WITHIN if by_program and calls.tracing.is_active else None
+        ticketed = calls.prepare(
+            serving, request, replies, deadline_at=deadline_at, received=received
+        )
     except ServerError:
         mailbox.close()
         raise

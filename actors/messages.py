@@ -15,8 +15,10 @@ import trio
 
 from actors.channels import Door
 from actors.counters import VersionCounters
+from actors.policy.tracing import Close, Collection
 from protocol.inference import InferRequest, InferResponse
 from protocol.status import ServerError
+from protocol.tracing import TraceGroup
 from repo.backends.base import Timings
 from repo.instance_groups import InstanceSpec
 
@@ -293,6 +295,19 @@ class SlowRequest:
     request_count: int
     closed_by: str  # as in Execute, or "ensemble"
     error: str  # "" for one that succeeded
+
+
+# --- to Tracer -----------------------------------------------------------------------------------
+
+
+class TraceEnded(NamedTuple):
+    """Everything has been noted of one traced inference; it belongs to the receiver now."""
+
+    collection: Collection
+    group: TraceGroup
+
+
+TracerMessage = TraceEnded | Close
 
 
 # --- to ModelRepository --------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class OtherModels:
                 "'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled "
                 "models.'"
             )
-        async with open_call(self._calls, request) as call:
+        async with open_call(self._calls, request, by_program=False) as call:
             outcome: Outcome | None
             while not call.finished:
                 try:

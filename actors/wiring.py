@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -43,6 +43,9 @@ from actors.shared_memory import SharedMemory
 from actors.slow_requests import SlowRequests
 from actors.statistics import Statistics, StatisticsReader, WallClock
 from actors.tls import Tls
+from actors.trace_ports import TracePorts
+from actors.trace_wiring import wire_tracing
+from actors.tracer import Tracer
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
 from protocol.api_keys import Guard, Keyring
 from protocol.grpc_compression import CompressionLevel
@@ -74,6 +77,7 @@ class Ports:
     make_executor: MakeExecutor
     wall_clock: WallClock
     follow_log_settings: FollowLogSettings = lambda _: None
+    tracing: TracePorts = field(default_factory=TracePorts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,11 +96,13 @@ class Core:
     custom_metrics: CustomMetrics
     mailboxes: MailboxRegister
     slow: SlowRequests | None
+    tracer: Tracer
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.statistics.run)
+            await nursery.start(self.tracer.run)
             if self.limiter is not None:
                 await nursery.start(self.limiter.run)
             if self.cache is not None:
@@ -123,7 +129,8 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
 
     limiter, limiter_door = _wire_limiter(options, mailboxes)
     cache = _wire_cache(options, facts, mailboxes)
-    calls = Calls(index=index)
+    tracing, tracer = wire_tracing(options.trace_config, ports.tracing, mailboxes.open("tracer"))
+    calls = Calls(index=index, tracing=tracing)
     control_plane = ControlPlane(
         options=options,
         server_version=server_version,
@@ -132,6 +139,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         repository=commands,
         regions=regions,
         logs=logs,
+        tracing=tracing,
     )
     custom_metrics = CustomMetrics()
     slow = SlowRequests(mailboxes.open("observer")) if options.has_admin_port else None
@@ -172,6 +180,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
         custom_metrics=custom_metrics,
         mailboxes=mailboxes,
         slow=slow,
+        tracer=tracer,
     )
 
 

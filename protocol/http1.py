@@ -44,13 +44,17 @@ class HttpLimits:
 
 
 class HttpRequest:
-    """One complete request. `body` is read-only; a memoryview if larger than SMALL_BODY_BYTES."""
+    """One complete request. `body` is read-only; a memoryview if larger than SMALL_BODY_BYTES.
 
-    __slots__ = ("body", "head")
+    `began_at` is when its head was there; its body may have come later.
+    """
 
-    def __init__(self, head: HttpHead, body: bytes | memoryview) -> None:
+    __slots__ = ("began_at", "body", "head")
+
+    def __init__(self, head: HttpHead, body: bytes | memoryview, began_at: float) -> None:
         self.head = head
         self.body = body
+        self.began_at = began_at
 
     @property
     def method(self) -> str:
@@ -267,7 +271,7 @@ class Http1Connection:
         head = self._heads.parse(block)
         length = head.content_length or 0
         if not length and not head.chunked:
-            self._deliver(head, b"", events)
+            self._deliver(head, b"", now, events)
             return position
         if length > self._limits.max_body_bytes:
             raise body_too_large(self._limits.max_body_bytes)
@@ -275,7 +279,7 @@ class Http1Connection:
         if length and end <= len(data):
             small = length <= SMALL_BODY_BYTES
             body = data[position:end] if small else memoryview(data)[position:end]
-            self._deliver(head, body, events)
+            self._deliver(head, body, now, events)
             return end
         self._head = head
         self._since = now
@@ -308,13 +312,15 @@ class Http1Connection:
         assert self._head is not None, "a body belongs to a head"
         head, self._head, self._chunked = self._head, None, None
         self._phase = _Phase.HEAD
-        self._since = now
+        began_at, self._since = self._since, now
         small = len(body) <= SMALL_BODY_BYTES
-        self._deliver(head, bytes(body) if small else body.toreadonly(), events)
+        self._deliver(head, bytes(body) if small else body.toreadonly(), began_at, events)
 
-    def _deliver(self, head: HttpHead, body: bytes | memoryview, events: list[HttpEvent]) -> None:
+    def _deliver(
+        self, head: HttpHead, body: bytes | memoryview, began_at: float, events: list[HttpEvent]
+    ) -> None:
         self._in_flight += 1
-        events.append(HttpRequest(head, body))
+        events.append(HttpRequest(head, body, began_at))
         if not head.keep_alive:
             self._phase = _Phase.CLOSED
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from protocol.datatypes import (
     encode_bytes,
     numpy_dtype,
 )
+
+if TYPE_CHECKING:
+    from protocol.tracing import Trace
 
 ParameterValue = bool | int | float | str
 
@@ -142,6 +145,7 @@ class InferRequest:
     priority: int = 0
     timeout_us: int = 0
     raw_input: bool = False  # the whole HTTP body is the only input; admission names and shapes it
+    trace: Trace | None = None  # of this request; until its admission, of the one that caused it
 
 
 @dataclass(slots=True, eq=False)

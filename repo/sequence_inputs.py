@@ -50,6 +50,8 @@ class SequenceInputs:
                 inputs.append(self._correlation_id(self._corrid, correlation_id))
         elif request.sequence_flags == flags and request.correlation_id == correlation_id:
             return request
+        if request.trace is not None:
+            request.trace.backend_inputs = inputs
         # Made for every request, so not by `replace`, which costs several times as much.
         return InferRequest(
             request.model_name,
@@ -63,6 +65,7 @@ class SequenceInputs:
             request.priority,
             request.timeout_us,
             request.raw_input,
+            request.trace,
         )
 
     def padding(self, reference: InferRequest) -> InferRequest:

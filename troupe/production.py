@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
+
+import trio
 
 from actors.bls import InstanceServices
 from actors.disk_source import DiskSource
@@ -13,6 +18,7 @@ from actors.executor import Executor, ThreadExecutor
 from actors.options import ServerOptions
 from actors.process_ports import LogLevel
 from actors.process_zygote import Starter
+from actors.trace_ports import SpanExporter, TracePorts, Work
 from actors.wiring import Ports
 from repo.backends.base import InstanceContext
 from repo.backends.registry import PYTHON, create_backend, own_module
@@ -76,6 +82,16 @@ def log_of_workers(level: LogLevel, message: str) -> None:
     log.log(_LEVELS[level], "%s", message)
 
 
+async def _in_thread(work: Work, *, may_abandon: bool) -> None:
+    await trio.to_thread.run_sync(work, abandon_on_cancel=may_abandon)
+
+
+def _make_exporter(settings: Mapping[str, str]) -> SpanExporter:
+    from troupe.otlp import OtlpExporter
+
+    return OtlpExporter(settings)
+
+
 def production_ports(options: ServerOptions, starter: Starter) -> Ports:
     """What `options` ask for, on this machine; `starter` brings workers of Python models about."""
     return Ports(
@@ -83,4 +99,12 @@ def production_ports(options: ServerOptions, starter: Starter) -> Ports:
         make_executor=partial(make_executor, starter),
         wall_clock=SystemClock(),
         follow_log_settings=follow,
+        tracing=TracePorts(
+            in_thread=_in_thread,
+            steady_offset_ns=lambda now: time.monotonic_ns() - round(now * 1e9),
+            wall_offset_ns=lambda now: time.time_ns() - round(now * 1e9),
+            new_id=lambda: secrets.randbits(64) or 1,
+            make_exporter=_make_exporter,
+            environment=os.environ,
+        ),
     )

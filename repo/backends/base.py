@@ -114,13 +114,13 @@ class ExecuteRequest:
 class Timings:
     """How long the three phases of one execution took, for the statistics.
 
-    `began_at` is the instant of its instance's clock, in seconds.
+    `began_at` is an instant of its instance's clock, in seconds; -1 if it never began.
     """
 
     input_ns: int = 0
     infer_ns: int = 0
     output_ns: int = 0
-    began_at: float = 0.0
+    began_at: float = -1.0
 
 
 class Backend(abc.ABC):

@@ -113,8 +113,14 @@ def model(config: str = PLAIN, seconds: float = 0.0, **more: Any) -> SimulatedMo
 class GrpcWorld(World):
     """Simulated models, and clients that connect to them."""
 
-    def __init__(self, models: Mapping[str, SimulatedModel], **settings: Any) -> None:
-        super().__init__(models, expected_errors=ANY)
+    def __init__(
+        self,
+        models: Mapping[str, SimulatedModel],
+        *,
+        options: Any = None,  # ServerOptions
+        **settings: Any,
+    ) -> None:
+        super().__init__(models, options=options, expected_errors=ANY)
         self.repeaters: dict[str, Repeater] = {}
         self.connections: list[GrpcConnection] = []
         self._grpc = {"limits": Http2Limits(), "guard": Guard(RestrictedApis({})), **settings}

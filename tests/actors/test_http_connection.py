@@ -474,7 +474,7 @@ def test_a_defect_in_an_operation_costs_its_connection_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(world: HttpWorld) -> None:
-        def broken(*_: object) -> bool:
+        def broken(*_: object, **__: object) -> bool:
             raise ZeroDivisionError("a defect")
 
         monkeypatch.setattr(world.core.control_plane, "is_live", broken)

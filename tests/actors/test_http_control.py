@@ -268,7 +268,37 @@ def test_trace_settings(path: str) -> None:
     assert ask(path, {"trace_level": ["OFF"], "trace_rate": None}) == (200, TRACE)
 
 
+def test_51_a_model_s_settings_fall_back_to_the_global_ones() -> None:
+    async def scenario(world: HttpWorld) -> None:
+        async with world.connect() as client:
+            of_model, of_all = "/v2/models/m/trace/setting", "/v2/trace/setting"
+
+            async def change(path: str, body: object) -> Any:
+                response = await client.post(path, json.dumps(body).encode())
+                assert response.status == 200
+                assert response.json() == (await client.get(path)).json()
+                return response.json()
+
+            assert await change(of_model, {"trace_rate": "5"}) == {**TRACE, "trace_rate": "5"}
+            off = {"trace_level": ["OFF"], "trace_count": "7", "log_frequency": "3"}
+            assert await change(of_all, off) == {**TRACE, "trace_count": "7", "log_frequency": "3"}
+            expected = {**TRACE, "trace_rate": "5", "trace_count": "7", "log_frequency": "3"}
+            assert (await client.get(of_model)).json() == expected
+            assert await change(of_model, {"trace_rate": None}) == {
+                **expected,
+                "trace_rate": "1000",
+            }
+            assert await change(of_all, {"trace_count": None, "log_frequency": None}) == TRACE
+            assert (await client.get(of_model)).json() == TRACE
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(("path", "body", "status", "text"), [
+    ("/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]}, 400,
+     "Attempting to set invalid trace setting :trace file name is not given"),
+    ("/v2/models/m/trace/setting", {"trace_level": ["TENSORS"], "trace_rate": "0"}, 400,
+     "Attempting to set invalid trace setting :sample rate must be non-zero"),
     ("/v2/trace/setting", {"trace_file": None}, 501,
      "trace file location can not be updated through network protocol"),
     ("/v2/trace/setting", {"trace_level": ["OFF", "TENSORS"]}, 400,

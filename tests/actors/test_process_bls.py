@@ -37,8 +37,11 @@ class Street:
         return SimpleNamespace(decoupled=self.models[name])
 
     @asynccontextmanager
-    async def open_call(self, calls: object, request: InferRequest) -> AsyncIterator[Street]:
+    async def open_call(
+        self, calls: object, request: InferRequest, *, by_program: bool
+    ) -> AsyncIterator[Street]:
         assert calls is self
+        assert not by_program, "a model's request is traced only as part of another"
         if self.refusal is not None:
             raise self.refusal
         try:

@@ -17,9 +17,6 @@ from peer_servers import Endpoint, start_troupe
 from repository import write_repository
 from run import FLAGS, FLAVOURS, SHARED_MEMORY_FLAG, drive
 
-# Groups of checks whose feature the server does not have yet, by protocol.
-NOT_YET = {"http": ("trace",), "grpc": ("trace",)}
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
@@ -32,7 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_client_finds_everything_as_it_expects(server: Endpoint, flavour: str) -> None:
-    missing = NOT_YET[flavour.split(".", maxsplit=1)[0]]
-    complaint = drive(Path(sys.executable), flavour, server, ("--skip", *missing))
+    complaint = drive(Path(sys.executable), flavour, server, ())
 
     assert complaint is None, complaint

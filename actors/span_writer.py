@@ -1,0 +1,77 @@
+"""Gives traces to an OpenTelemetry collector, as spans in batches.
+
+Owns the queue of spans and the exporter. An export blocks a thread; while it does, spans wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import trio
+
+from actors.messages import TracerMessage
+from actors.policy.span_queue import SpanQueue
+from actors.policy.tracing import Close
+from actors.trace_ports import RunInThread, SpanExporter
+from actors.tracing import Tracing
+from protocol.trace_spans import Span, spans_of
+
+log = logging.getLogger(__name__)
+
+
+class SpanWriter:
+    """A TraceWriter."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, str],
+        *,
+        exporter: SpanExporter,
+        in_thread: RunInThread,
+        offset_ns: Callable[[float], int],
+        new_id: Callable[[], int],
+        tracing: Tracing,
+    ) -> None:
+        """`settings` are those of the mode opentelemetry, by their names on the command line."""
+        self._queue = SpanQueue(
+            max_queue=int(settings["bsp_max_queue_size"]),
+            delay_seconds=int(settings["bsp_schedule_delay"]) / 1e3,
+            max_batch=int(settings["bsp_max_export_batch_size"]),
+        )
+        self._exporter = exporter
+        self._in_thread = in_thread
+        self._offset_ns = offset_ns
+        self._new_id = new_id
+        self._tracing = tracing
+
+    @property
+    def next_wake(self) -> float:
+        return self._queue.next_wake
+
+    def take(self, message: TracerMessage, now: float) -> None:
+        if isinstance(message, Close):
+            return  # spans know no files
+        self._queue.add(spans_of(message.group, self._new_id), now)
+        self._tracing.forget(message.group)
+
+    async def work(self, now: float, *, everything: bool = False) -> None:
+        for batch in self._queue.take(now, everything=everything):
+            await self._export(batch, now)
+        if self._queue.dropped and not len(self._queue):
+            log.warning("%d spans were dropped, because the queue was full", self._queue.dropped)
+            self._queue.dropped = 0
+
+    async def _export(self, batch: list[Span], now: float) -> None:
+        export = partial(self._exporter.export, batch, self._offset_ns(now))
+        try:
+            await self._in_thread(export, may_abandon=True)
+        except OSError as error:
+            log.error("%d spans are lost: %s", len(batch), error)
+
+    async def finish(self) -> None:
+        try:
+            await self.work(trio.current_time(), everything=True)
+        finally:
+            self._exporter.close()
