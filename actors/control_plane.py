@@ -7,16 +7,26 @@ model index and asks those that own the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import trio
 
 from actors.channels import Door, Watch
 from actors.counters import BatchCounters, Duration, ResponseCounters, VersionCounters
+from actors.instance import Instance
 from actors.log_settings import LogControl, LogSettings
-from actors.messages import LoadModel, UnloadModel, VersionKey
-from actors.model_index import ModelIndex, ServingVersion, VersionState
+from actors.messages import (
+    LoadModel,
+    RefreshIndex,
+    RegisterRepository,
+    RepositoryCommand,
+    UnloadModel,
+    UnregisterRepository,
+    VersionKey,
+)
+from actors.model_index import UNLOADED, ModelEntry, ModelIndex, ServingVersion, VersionState
 from actors.options import ServerOptions
 from actors.shared_memory import SharedMemory
 from actors.statistics import StatisticsReader
@@ -36,6 +46,8 @@ from protocol.v2_json_shared_memory import (
     system_status_row,
 )
 from repo.model_config import ModelInput, ModelOutput, type_name
+
+log = logging.getLogger(__name__)
 
 Json = Mapping[str, object]
 
@@ -66,7 +78,7 @@ class ControlPlane:
         server_version: str,
         index: Watch[ModelIndex],
         statistics: StatisticsReader,
-        repository: Door[LoadModel | UnloadModel],
+        repository: Door[RepositoryCommand],
         regions: SharedMemory,
         logs: LogControl,
         tracing: Tracing,
@@ -89,20 +101,24 @@ class ControlPlane:
         self._refuse_probe_while_exiting()
         return True
 
-    def is_ready(self) -> bool:
-        """Start-up has ended and, with strict readiness, every model is ready or was unloaded."""
+    async def is_ready(self) -> bool:
+        """Start-up has ended and, with strict readiness, every model is ready or was unloaded.
+
+        A model that was to be loaded and has no version makes the server not ready, and so does an
+        instance that says no; one that nobody has asked for does not count.
+        """
         self._refuse_probe_while_exiting()
         index = self._index.value
         if not (index.ready and self._options.strict_readiness):
             return index.ready
-        return all(
-            entry.versions
-            and all(
-                version.state is VersionState.READY or version.reason == "unloaded"
-                for version in entry.versions.values()
-            )
-            for entry in index.models.values()
-            if entry.versions or entry.reason
+        tracked = [entry for entry in index.models.values() if entry.versions or entry.reason]
+        if not all(entry.versions for entry in tracked):
+            return False
+        rows = [row for entry in tracked for row in entry.versions.values()]
+        if any(row.state is not VersionState.READY and row.reason != UNLOADED for row in rows):
+            return False
+        return await _all_ready(
+            [one for row in rows if row.serving is not None for one in row.serving.instances]
         )
 
     async def is_model_ready(self, name: str, version: str) -> bool:
@@ -111,10 +127,7 @@ class ControlPlane:
         serving = self._index.value.is_model_ready(name, version)
         if serving is None:
             return False
-        for instance in serving.instances:
-            if not await instance.is_ready():
-                return False
-        return True
+        return await _all_ready(serving.instances)
 
     def server_metadata(self) -> Json:
         return {
@@ -126,7 +139,7 @@ class ControlPlane:
     def model_metadata(self, name: str, version: str) -> Json:
         self._refuse_while_exiting()
         serving = self._index.value.find(name, version)
-        entry = self._index.value.models[name]
+        entry = self._index.value.models[serving.name]
         versions = (
             [version]
             if version
@@ -170,12 +183,14 @@ class ControlPlane:
                 for number, row in entry.versions.items()
                 if row.serving is not None
             ]
-        entry = index.models.get(name)
+        entry = index.entry_of(name)
         if entry is None or entry.latest is None:
             raise invalid_arg(f"requested model '{name}' is not available")
         if not version:
             return [
-                (name, number) for number, row in entry.versions.items() if row.serving is not None
+                (entry.name, number)
+                for number, row in entry.versions.items()
+                if row.serving is not None
             ]
         try:
             serving = index.find(name, version)
@@ -183,27 +198,34 @@ class ControlPlane:
             raise invalid_arg(
                 f"requested model version is not available for model '{name}'"
             ) from None
-        return [(name, serving.version)]
+        return [(serving.name, serving.version)]
 
-    def repository_index(self, repository: str, *, ready_only: bool) -> list[Json]:
-        """One row per version ever attempted; a model never touched is its name alone."""
+    async def repository_index(self, repository: str, *, ready_only: bool) -> list[Json]:
+        """One row per version ever attempted; a model never touched is its name alone.
+
+        A name is one that requests can use: with namespaces the plain one, unless several models
+        have it.
+        """
         self._refuse_while_exiting()
         if repository:
             raise unsupported("'repository_name' specification is not supported")
+        send, receive = trio.open_memory_channel[ServerError | None](1)
+        await self._repository.send(RefreshIndex(send))
+        error = await receive.receive()
+        if error is not None:
+            log.error("%s", error.message)
+        return self.index_rows(ready_only=ready_only)
+
+    def index_rows(self, *, ready_only: bool) -> list[Json]:
+        """The repository index as it was when somebody last looked at the repositories."""
+        index = self._index.value
         rows: list[Json] = []
-        for name, entry in sorted(self._index.value.models.items()):
-            if not entry.versions and not ready_only:
-                row: dict[str, object] = {"name": name}
-                if entry.reason:
-                    row |= {"state": VersionState.UNAVAILABLE.value, "reason": entry.reason}
-                rows.append(row)
-            for number, version in sorted(entry.versions.items()):
-                if ready_only and version.state is not VersionState.READY:
-                    continue
-                row = {"name": name, "version": str(number), "state": version.state.value}
-                if version.reason:
-                    row["reason"] = version.reason
-                rows.append(row)
+        for _, entry in sorted(index.models.items()):
+            if not entry.is_listed:
+                continue
+            same = index.full_names.get(entry.plain_name, ())
+            name = entry.name if len(same) > 1 else entry.plain_name
+            rows += _index_rows(name, entry, ready_only=ready_only)
         return rows
 
     async def load_model(
@@ -219,6 +241,22 @@ class ControlPlane:
         self._refuse_repository_control(repository)
         send, receive = trio.open_memory_channel[ServerError | None](1)
         await self._repository.send(LoadModel(name, parameters, send, by_model))
+        _raise(await receive.receive())
+
+    async def register_repository(self, location: str, mapping: Mapping[str, str]) -> None:
+        """Look for models in one more place; `mapping` is model name → directory there.
+
+        A directory that is mapped has that name only. For programs that embed the server, in
+        explicit mode.
+        """
+        send, receive = trio.open_memory_channel[ServerError | None](1)
+        await self._repository.send(RegisterRepository(location, mapping, send))
+        _raise(await receive.receive())
+
+    async def unregister_repository(self, location: str) -> None:
+        """Look there no longer. Models that were loaded from it go on until they are unloaded."""
+        send, receive = trio.open_memory_channel[ServerError | None](1)
+        await self._repository.send(UnregisterRepository(location, send))
         _raise(await receive.receive())
 
     async def unload_model(self, repository: str, name: str, *, unload_dependents: bool) -> None:
@@ -265,7 +303,7 @@ class ControlPlane:
 
     def trace_settings(self, model: str) -> Json:
         """The settings for one model, or for all others when `model` is empty."""
-        if model and model not in self._index.value.models:
+        if model and self._index.value.entry_of(model) is None:
             raise invalid_arg(f"Request for unknown model : {model}")
         return self._tracing.body(model)
 
@@ -289,6 +327,33 @@ class ControlPlane:
     def _refuse_while_exiting(self) -> None:
         if self._index.value.exiting:
             raise unavailable("Server not ready")
+
+
+async def _all_ready(instances: Sequence[Instance]) -> bool:
+    """Whether every instance says so. They are asked at the same time: a model may take a while."""
+    if len(instances) == 1:
+        return await instances[0].is_ready()
+    ready: list[bool] = []
+
+    async def ask(instance: Instance) -> None:
+        ready.append(await instance.is_ready())
+
+    async with trio.open_nursery() as nursery:
+        for instance in instances:
+            nursery.start_soon(ask, instance)
+    return all(ready)
+
+
+def _index_rows(name: str, entry: ModelEntry, *, ready_only: bool) -> Iterator[Json]:
+    if not entry.versions or entry.is_duplicate:
+        if not ready_only:
+            unavailable = {"state": VersionState.UNAVAILABLE.value, "reason": entry.reason}
+            yield {"name": name, **(unavailable if entry.reason else {})}
+        return
+    for number, version in sorted(entry.versions.items()):
+        if not ready_only or version.state is VersionState.READY:
+            row = {"name": name, "version": str(number), "state": version.state.value}
+            yield row | ({"reason": version.reason} if version.reason else {})
 
 
 def _raise(error: ServerError | None) -> None:

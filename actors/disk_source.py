@@ -1,128 +1,146 @@
 """Models on disk, as ModelRepository asks for them.
 
-Owns nothing but the list of repositories. Reading files and opening models to complete their
-configuration block, so each description is made in a worker thread.
+Owns the catalogue of repositories. Reading files, asking repository agents and opening models to
+complete their configuration block, so each description is made in a worker thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
+from actors.index_writer import DUPLICATE
 from actors.options import ServerOptions
 from protocol.status import internal, not_found
+from repo.agents import AgentChain, AgentModel, make_agent
 from repo.backends.base import InstanceContext
-from repo.backends.registry import PYTHON, auto_complete, preferred_groups
+from repo.backends.registry import PYTHON, auto_complete, preferred_groups, worker_module
+from repo.catalogue import Catalogue
 from repo.config_json import from_json
 from repo.instance_groups import DeviceTable
 from repo.model_config import ModelConfig, ensemble_scheduling
 from repo.overrides import LoadOverrides, override_directory, parse_overrides
 from repo.pbtxt import read_config
 from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
-from repo.scan import ModelEntry, ModelIdentity, Repository, read_entry, scan
-from repo.storage import Checkout, LocalStorage, open_storage
+from repo.scan import ModelEntry, ModelIdentity, Sighting, read_entry
+from repo.storage import Checkout, LocalStorage, Storage, tree_bytes
 
 CompletePython = Callable[[InstanceContext], Awaitable[str | None]]
 """Asks a model.py for its configuration, as JSON; None when it has nothing to say."""
 
-DUPLICATE = "model appears in two or more repositories"
-
 
 class DiskSource:
-    """The repositories that --model-repository names."""
+    """The repositories that --model-repository names, and those that are registered later."""
 
     def __init__(
         self, options: ServerOptions, *, devices: DeviceTable, complete_python: CompletePython
     ) -> None:
+        """Raises ServerError for a repository that is none."""
         self._options = options
         self._devices = devices
         self._complete_python = complete_python
-        # Configurations that load requests brought, and when the model's files had last changed.
-        self._configs: dict[str, tuple[str, int]] = {}
-        self._repositories = [
-            Repository(open_storage(location))
-            for location in dict.fromkeys(options.model_repository)
-        ]
+        self._catalogue = Catalogue(options.model_repository, namespacing=options.model_namespacing)
 
-    async def names(self) -> Mapping[str, str]:
-        """Every model directory; a name that two repositories share cannot be loaded."""
-        listing = await trio.to_thread.run_sync(scan, self._repositories)
-        names = {identity.name: "" for identity in listing.models}
-        return names | {identity.name: DUPLICATE for identity in listing.duplicates}
+    async def look(self, names: Collection[str] | None = None) -> Mapping[str, Sighting]:
+        try:
+            return await trio.to_thread.run_sync(self._catalogue.look, names)
+        except OSError as error:
+            raise internal(f"failed to read model repository: {error}") from error
 
-    async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
+    async def describe(
+        self, identity: ModelIdentity, parameters: Mapping[str, str | bytes]
+    ) -> ModelDescription:
         overrides = parse_overrides(parameters)
-        return await trio.to_thread.run_sync(self._describe, name, overrides)
+        return await trio.to_thread.run_sync(self._describe, identity, overrides)
 
-    def forget(self, name: str) -> None:
-        """The model was unloaded: it comes back with the configuration of its own files."""
-        self._configs.pop(name, None)
+    def register(self, location: str, mapping: Mapping[str, str]) -> None:
+        self._catalogue.register(location, mapping)
 
-    def _describe(self, name: str, overrides: LoadOverrides) -> ModelDescription:
+    def unregister(self, location: str) -> None:
+        self._catalogue.unregister(location)
+
+    def _describe(self, identity: ModelIdentity, overrides: LoadOverrides) -> ModelDescription:
         if overrides.files:
-            return self._describe_override(name, overrides)
-        listing = scan(self._repositories)
-        entry = next((one for key, one in listing.models.items() if key.name == name), None)
+            return self._describe_override(identity.name, overrides)
+        entry = self._catalogue.find(identity)
         if entry is None:
-            if any(identity.name == name for identity in listing.duplicates):
-                raise not_found(DUPLICATE)
-            raise not_found("")
+            seen = self._catalogue.look([identity.name]).get(str(identity))
+            raise not_found(DUPLICATE if seen is not None else "")
         checkout = entry.storage.checkout(entry.directory)
-        return self._prepare(
-            self._choose_config(entry, overrides, checkout.directory), entry, checkout
+        description = self._prepare(entry, checkout, overrides.config)
+        return replace(
+            description,
+            namespace=identity.namespace,
+            seen=entry.sighting,
+            given_config=overrides.config,
         )
 
     def _describe_override(self, name: str, overrides: LoadOverrides) -> ModelDescription:
         """A model made of a request's files; what stands in the repository is not looked at."""
         assert overrides.config is not None, "files come with a configuration"
         checkout = override_directory(name, overrides.files)
-        storage = LocalStorage(str(checkout.directory.parent))
-        entry = read_entry(storage, ModelIdentity("", name), name)
-        description = self._prepare(self._override(name, overrides.config), entry, checkout)
-        self.forget(name)
-        return description
+        entry = _entry_at(checkout.directory, ModelIdentity("", name))
+        return self._prepare(entry, checkout, overrides.config)
 
     def _prepare(
-        self, config: ModelConfig, entry: ModelEntry, checkout: Checkout
+        self, entry: ModelEntry, checkout: Checkout, given_config: str | None
     ) -> ModelDescription:
-        directory = checkout.directory
+        config = self._config(entry, checkout.directory, given_config)
+        directory, config, agents = self._ask_agents(entry, checkout.directory, config)
+        if directory != checkout.directory:
+            entry = _entry_at(directory, entry.identity)
+            config = self._config(entry, directory, given_config) if given_config else config
         completes = not self._options.disable_auto_complete_config
-        description = prepare(
-            config,
-            _files(entry, directory),
-            devices=self._devices,
-            complete=self._complete(directory) if completes else None,
-            prefer=preferred_groups,
-        )
-        return replace(description, checkout=checkout)
+        try:
+            description = prepare(
+                config,
+                _files(entry, directory),
+                devices=self._devices,
+                complete=self._complete(directory) if completes else None,
+                prefer=preferred_groups,
+            )
+        except BaseException:
+            agents.fail()
+            raise
+        size = max(tree_bytes(directory / str(version)) for version in description.versions)
+        return replace(description, checkout=checkout, agents=agents, load_bytes=size)
 
-    def _choose_config(
-        self, entry: ModelEntry, overrides: LoadOverrides, directory: Path
-    ) -> ModelConfig:
-        """The request's, else the last request's while no file has changed, else the file's."""
-        changed_ns = entry.timestamps.latest_ns
-        if overrides.config is not None:
-            config = self._override(entry.name, overrides.config)
-            self._configs[entry.name] = (overrides.config, changed_ns)
+    def _ask_agents(
+        self, entry: ModelEntry, directory: Path, config: ModelConfig
+    ) -> tuple[Path, ModelConfig, AgentChain]:
+        """Where the model really is, after every agent that its configuration names was asked.
+
+        An agent that sends the model elsewhere is followed by those that the configuration there
+        names in the places after its own.
+        """
+        chain = AgentChain()
+        asked = 0
+        while asked < len(config.model_repository_agents.agents):
+            wanted = config.model_repository_agents.agents[asked]
+            asked += 1
+            agent = make_agent(wanted.name, wanted.parameters, self._options.repoagent_directory)
+            model = AgentModel(entry.name, directory, entry.storage.is_local)
+            redirected = chain.load(wanted.name, agent, model)
+            if redirected is not None and redirected != directory:
+                directory = redirected
+                config = self._config(_entry_at(directory, entry.identity), directory, None)
+        return directory, config, chain
+
+    def _config(self, entry: ModelEntry, directory: Path, given: str | None) -> ModelConfig:
+        """The request's configuration, or the one that the model's files hold."""
+        if given is not None:
+            config = from_json(given)
+            config.name = config.name or entry.name
             return config
-        known = self._configs.get(entry.name)
-        if known is not None and known[1] == changed_ns:
-            return self._override(entry.name, known[0])
-        self.forget(entry.name)
-        return self._read_config(entry, directory)
-
-    def _override(self, name: str, text: str) -> ModelConfig:
-        config = from_json(text)
-        config.name = config.name or name
-        return config
-
-    def _read_config(self, entry: ModelEntry, directory: Path) -> ModelConfig:
         path = entry.config_path(self._options.model_config_name)
         if path is not None:
-            return read_config(directory / Path(path).relative_to(entry.directory))
+            config = read_config(directory / Path(path).relative_to(entry.directory))
+            if entry.is_mapped:
+                config.name = entry.name  # its directory, and its own file, call it otherwise
+            return config
         if self._options.disable_auto_complete_config:
             path = f"{entry.path}/config.pbtxt"
             raise internal(f"failed to open text file for read {path}: No such file or directory")
@@ -140,9 +158,10 @@ class DiskSource:
                 kind="CPU",
                 settings=self._options.backend_settings(config.backend),
             )
-            if config.backend != PYTHON:
+            module = worker_module(config, context.settings)
+            if config.backend != PYTHON and module is None:
                 return auto_complete(context)
-            if not _may_complete_itself(context):
+            if not _may_complete_itself(context, module):
                 return config
             completed = trio.from_thread.run(self._complete_python, context)
             return config if completed is None else from_json(completed)
@@ -150,7 +169,7 @@ class DiskSource:
         return complete
 
 
-def _may_complete_itself(context: InstanceContext) -> bool:
+def _may_complete_itself(context: InstanceContext, module: Path | None) -> bool:
     """Whether a model.py can have an `auto_complete_config`; asking it costs a whole process.
 
     It has one if any of its own files names it, and may have inherited one from a library if its
@@ -158,11 +177,18 @@ def _may_complete_itself(context: InstanceContext) -> bool:
     """
     if not (context.config.input and context.config.output):
         return True
-    for directory in (context.version_directory, context.model_directory):
+    own = (context.version_directory, context.model_directory)
+    for directory in own if module is None else (module,):
         for path in directory.glob("*.py"):
             if b"auto_complete_config" in path.read_bytes():
                 return True
     return False
+
+
+def _entry_at(directory: Path, identity: ModelIdentity) -> ModelEntry:
+    """A model whose directory stands outside of every repository."""
+    storage: Storage = LocalStorage(str(directory.parent))
+    return read_entry(storage, identity, directory.name)
 
 
 def _files(entry: ModelEntry, directory: Path) -> ModelFiles:
@@ -170,5 +196,8 @@ def _files(entry: ModelEntry, directory: Path) -> ModelFiles:
     first = min(entry.subdirectories, default="")
     inside = (directory / first).iterdir() if first else ()
     return ModelFiles(
-        directory, entry.subdirectories, {each.name: each.is_dir() for each in inside}
+        directory,
+        entry.subdirectories,
+        entry.name,
+        {each.name: each.is_dir() for each in inside},
     )

@@ -7,7 +7,7 @@ is judged together with its members here, since their configurations are known o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from actors.ensemble_members import LATEST
@@ -16,31 +16,34 @@ from protocol.status import ServerError, invalid_arg
 from repo.config_json import to_json
 from repo.config_rules import check_config
 from repo.ensemble_rules import check_ensemble_members, with_transaction_policy
-from repo.model_config import StepSettings, ensemble_settings
+from repo.model_config import EnsembleSettings, StepSettings, ensemble_settings
 from repo.preparation import ModelDescription
+
+Resolve = Callable[[str, str], str | None]
+"""The full name of a step's model, from its own and the ensemble's namespace; see ModelIndex."""
 
 
 class Families:
     """The ensembles that were described, and their members."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
         self._ensembles: dict[str, ModelDescription] = {}
-        self._members: dict[str, tuple[str, ...]] = {}
+        self._steps: dict[str, tuple[str, ...]] = {}  # their models, as the steps name them
 
     def learn(self, description: ModelDescription) -> None:
         """A model was described anew; it may be an ensemble no longer, or one with other steps."""
-        name = description.config.name
+        name = description.name
         settings = ensemble_settings(description.config)
         if settings is None:
-            self._ensembles.pop(name, None)
-            self._members.pop(name, None)
+            self.forget(name)
         else:
             self._ensembles[name] = description
-            self._members[name] = tuple(dict.fromkeys(step.model_name for step in settings.steps))
+            self._steps[name] = tuple(dict.fromkeys(step.model_name for step in settings.steps))
 
     def forget(self, ensemble: str) -> None:
-        """This one will never be loaded as it is: it stands on itself."""
-        self._members.pop(ensemble, None)
+        """There is none of that name, or it will never be loaded as it is."""
+        self._steps.pop(ensemble, None)
         self._ensembles.pop(ensemble, None)
 
     def description_of(self, ensemble: str) -> ModelDescription:
@@ -48,8 +51,16 @@ class Families:
         return self._ensembles[ensemble]
 
     def members(self, name: str) -> Sequence[str]:
-        """The models of an ensemble's steps; nothing for any other model."""
-        return self._members.get(name, ())
+        """The models of an ensemble's steps; nothing for any other model.
+
+        Which ones these are may change with every model that comes or goes. One that is not there
+        goes by the name that its step gives it.
+        """
+        steps = self._steps.get(name)
+        if steps is None:
+            return ()
+        namespace = self._ensembles[name].namespace
+        return [self._resolve(step, namespace) or step for step in steps]
 
     def dependents(self, names: Iterable[str]) -> list[str]:
         """Every ensemble that stands on one of `names`, directly or not."""
@@ -57,8 +68,8 @@ class Families:
         pending = list(names)
         while pending:
             member = pending.pop()
-            for ensemble, members in self._members.items():
-                if member in members and ensemble not in found:
+            for ensemble in self._steps:
+                if ensemble not in found and member in self.members(ensemble):
                     found[ensemble] = None
                     pending.append(ensemble)
         return list(found)
@@ -73,7 +84,7 @@ class Families:
                 continue
             found.add(name)
             pending += self.members(name)
-            pending += [one for one, members in self._members.items() if name in members]
+            pending += [one for one in self._steps if name in self.members(one)]
         return found
 
     def circle(self, name: str) -> list[str]:
@@ -111,14 +122,37 @@ def judged(
     config = description.config
     settings = ensemble_settings(config)
     assert settings is not None, "only ensembles are judged"
+    full_names = _full_names(description, settings, index)
     members = {
-        step.model_name: _member(config.name, step, index, problems).config
+        step.model_name: _member(
+            description.name, replace(step, model_name=full_names[step.model_name]), index, problems
+        ).config
         for step in settings.steps
     }
     check_ensemble_members(config, members)
     config = with_transaction_policy(config, members)
     check_config(config)  # a decoupled model has rules of its own
-    return replace(description, config=config, config_json=to_json(config))
+    return replace(description, config=config, config_json=to_json(config), members=full_names)
+
+
+def _full_names(
+    description: ModelDescription, settings: EnsembleSettings, index: ModelIndex
+) -> Mapping[str, str]:
+    """Which models the steps mean. Raises ServerError for those that nothing, or too much, fits."""
+    found: dict[str, str] = {}
+    missing: dict[str, None] = {}
+    for step in settings.steps:
+        full_name = index.resolve(step.model_name, description.namespace)
+        if full_name is None:
+            missing[step.model_name] = None
+        else:
+            found[step.model_name] = full_name
+    if missing:
+        raise invalid_arg(
+            f"ensemble {description.name} contains models that are not available or ambiguous: "
+            f"{', '.join(missing)}"
+        )
+    return found
 
 
 def _member(
@@ -128,8 +162,10 @@ def _member(
     entry = index.models.get(name)
     serving = None if entry is None else entry.latest
     problem = problems.get(name)
-    if entry is None or (serving is None and not entry.versions):
-        reason = problem.message if problem is not None else f"model '{name}' is not found"
+    assert entry is not None, "it was found by its name"
+    if serving is None and not entry.versions:
+        reason = problem.message if problem is not None else entry.reason
+        reason = reason or f"model '{name}' is not loaded"
         raise invalid_arg(
             f"ensemble '{ensemble}' depends on '{name}' which is not valid. "
             f"Model '{name}' failed with error: {reason}"

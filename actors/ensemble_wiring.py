@@ -36,8 +36,12 @@ def wire_ensemble(
     config = description.config
     settings = ensemble_settings(config)
     assert settings is not None, "wiring asks only for ensembles"
-    key = (config.name, version)
-    members = Members(settings.steps, ports.calls.index)
+    key = (description.name, version)
+    # The steps of a judged ensemble mean these very models, whatever comes to the name later.
+    steps = [
+        replace(step, model_name=description.members[step.model_name]) for step in settings.steps
+    ]
+    members = Members(steps, ports.calls.index)
     lineup = members.now().servings
     graph = Graph(
         settings.steps,
@@ -75,14 +79,11 @@ def wire_ensemble(
     return VersionActors(
         serving=serving_version(labelled, version, way_in, ensemble, instances=()),
         scheduler=ensemble,
-        instances=(),
+        crew=None,
         control=control,
         ordering=None,
-        seat=None,
-        grants=None,
-        specs=(),
         closers=[mailbox.close, *way_in.closers],
-        members=frozenset(step.model_name for step in settings.steps),
+        members=frozenset(description.members.values()),
     )
 
 

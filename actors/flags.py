@@ -99,7 +99,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "model-namespacing",
         "let repositories hold models of the same name",
         boolean,
-        missing="namespacing is not supported",
     ),
     Flag(
         "enable-peer-access",

@@ -84,7 +84,7 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         return pb.ServerLiveResponse(live=self._control.is_live())
 
     async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._control.is_ready())
+        return pb.ServerReadyResponse(ready=await self._control.is_ready())
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         ready = await self._control.is_model_ready(request.name, request.version)
@@ -117,7 +117,9 @@ class InferenceService(pb.GrpcInferenceServiceBase):
     async def repository_index(
         self, request: pb.RepositoryIndexRequest
     ) -> pb.RepositoryIndexResponse:
-        rows = self._control.repository_index(request.repository_name, ready_only=request.ready)
+        rows = await self._control.repository_index(
+            request.repository_name, ready_only=request.ready
+        )
         reply: pb.RepositoryIndexResponse = pb.RepositoryIndexResponse().from_dict({"models": rows})
         return reply
 
@@ -209,6 +211,6 @@ class HealthService(health.HealthBase):
         self._control = control_plane
 
     async def check(self, request: health.HealthCheckRequest) -> health.HealthCheckResponse:
-        ready = self._control.is_ready()
+        ready = await self._control.is_ready()
         status = _STATUS.SERVING if ready else _STATUS.NOT_SERVING
         return health.HealthCheckResponse(status=_STATUS(status))

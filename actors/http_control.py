@@ -80,7 +80,7 @@ class HttpControl:
             case routes.ServerLive():
                 return _probe(control.is_live())
             case routes.ServerReady():
-                return _probe(control.is_ready())
+                return _probe(await control.is_ready())
             case routes.ModelReady(model, version):
                 if await control.is_model_ready(model, version):
                     return NOTHING
@@ -110,7 +110,9 @@ class HttpControl:
         match operation:
             case routes.RepositoryIndex():
                 # Over HTTP the index takes a repository's name, and does not look at it.
-                return _json(control.repository_index("", ready_only=parse_index(body, limit)))
+                return _json(
+                    await control.repository_index("", ready_only=parse_index(body, limit))
+                )
             case routes.ModelLoad(model, repository):
                 await control.load_model(repository, model, parse_load(body, limit))
             case routes.ModelUnload(model, repository):

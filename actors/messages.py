@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -21,6 +21,9 @@ from protocol.status import ServerError
 from protocol.tracing import TraceGroup
 from repo.backends.base import Timings
 from repo.instance_groups import InstanceSpec
+
+if TYPE_CHECKING:
+    from actors.instance import Instance  # which itself needs the messages above
 
 # --- to a frontend -------------------------------------------------------------------------------
 
@@ -62,7 +65,32 @@ class Drain:
     """Accept nothing more, finish what is queued, then stop the instances and end."""
 
 
-Control = CancelRequest | Drain
+@dataclass(frozen=True, slots=True, eq=False)
+class AddInstance:
+    """Instance `index` begins: it takes what is sent to `execute`, once it grants."""
+
+    index: int
+    instance: Instance
+    execute: trio.MemorySendChannel[Execute]
+    is_passive: bool  # it is loaded, and never executes
+
+
+@dataclass(frozen=True, slots=True)
+class RetireInstance:
+    """Give instance `index` no more work, and let it end when it has done what it has."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetInstance:
+    """Instance `index` has ended, and with it the room that its grants could take."""
+
+    index: int
+    grants: int
+
+
+Control = CancelRequest | Drain | AddInstance | RetireInstance | ForgetInstance
 
 
 class Grant(NamedTuple):
@@ -90,19 +118,23 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegisterInstances:
-    """These instances, as the limiter numbers them, will execute; the answer is None or why not."""
+    """These instances will execute; the answer is None or why not.
+
+    The limiter numbers all models' instances, a model calls its own ones by an index.
+    """
 
     group: Hashable
-    instances: Sequence[tuple[int, InstanceSpec]]
+    instances: Sequence[tuple[int, int, InstanceSpec]]  # its number, and the model's own index
     grants: Door[Grant]
     reply: trio.MemorySendChannel[ServerError | None]
 
 
 @dataclass(frozen=True, slots=True)
 class UnregisterInstances:
-    """These instances have ended."""
+    """These instances have ended, or, unless `at_once`, end with what they have been granted."""
 
     instances: Sequence[int]
+    at_once: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +356,38 @@ class LoadModel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RegisterRepository:
+    """Look for models in one more place; `mapping` is model name → directory there."""
+
+    location: str
+    mapping: Mapping[str, str]
+    reply: trio.MemorySendChannel[ServerError | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnregisterRepository:
+    """Look for models there no longer; those that are loaded go on."""
+
+    location: str
+    reply: trio.MemorySendChannel[ServerError | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefreshIndex:
+    """Note which models stand in the repositories now; the answer is None or why that failed."""
+
+    reply: trio.MemorySendChannel[ServerError | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class UnloadModel:
     """Unload `name`; the answer is None or why it failed."""
 
     name: str
     unload_dependents: bool
     reply: trio.MemorySendChannel[ServerError | None]
+
+
+RepositoryCommand = (
+    LoadModel | UnloadModel | RegisterRepository | UnregisterRepository | RefreshIndex
+)

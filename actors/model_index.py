@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from actors.channels import Door
 from actors.instance import Instance
@@ -17,6 +18,13 @@ from actors.policy.queueing import Waiting
 from protocol.status import ServerError, StatusCode, invalid_arg, not_found, unavailable
 from repo.model_config import ModelConfig
 from repo.request_rules import RequestRules
+
+SEPARATOR: Final = "::"
+"""Between a namespace and a model's name, as `repo.scan` prints them."""
+
+
+UNLOADED: Final = "unloaded"
+"""The reason of a version that somebody took out of service."""
 
 
 class VersionState(Enum):
@@ -74,12 +82,23 @@ class VersionEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
-    """A model by name. `versions` is empty for one that was never touched."""
+    """A model by name. `versions` is empty for one that was never touched.
+
+    With namespaces the name is `<namespace>::<model>`, which no two models share.
+    """
 
     name: str
+    namespace: str = ""
+    is_listed: bool = True  # it stands in a repository; one that does not lives until unloaded
+    is_duplicate: bool = False  # it stands in several, so that none of them is taken
     versions: Mapping[int, VersionEntry] = field(default_factory=dict)
     latest: ServingVersion | None = None  # the highest READY version
     reason: str = ""  # why it cannot be loaded, when no version says so
+
+    @property
+    def plain_name(self) -> str:
+        """Its name within its own repository."""
+        return self.name[len(self.namespace) + len(SEPARATOR) :] if self.namespace else self.name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +106,8 @@ class ModelIndex:
     """Every model of every repository."""
 
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
+    # With namespaces: the full names by the plain ones.
+    full_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ready: bool = False  # start-up loading has ended
     exiting: bool = False
 
@@ -101,6 +122,10 @@ class ModelIndex:
         self, name: str, version_text: str, entry: ModelEntry | None
     ) -> ServingVersion:
         version = parse_version(version_text)
+        if entry is None and self.full_names:
+            entry = self._only_one(name)
+            if entry is not None and version is None and entry.latest is not None:
+                return entry.latest
         subject = f"Request for unknown model: '{name}'"
         if entry is None or not entry.versions:
             raise not_found(f"{subject} is not found")
@@ -112,6 +137,37 @@ class ModelIndex:
         if found.serving is None:
             raise unavailable(f"{subject} version {version} is not at ready state")
         return found.serving
+
+    def _only_one(self, name: str) -> ModelEntry | None:
+        """The model that a name without namespace means. Raises INVALID_ARG for several."""
+        found = [self.models[full] for full in self.full_names.get(name, ())]
+        found = [entry for entry in found if entry.versions] or found
+        if len(found) > 1:
+            raise invalid_arg(
+                f"There are {len(found)} identifiers of model '{name}' in global map, model "
+                "namespace must be provided to resolve ambiguity."
+            )
+        return found[0] if found else None
+
+    def entry_of(self, name: str) -> ModelEntry | None:
+        """A model by its full name, or its plain one. Raises INVALID_ARG if that is ambiguous."""
+        return self.models.get(name) or self._only_one(name)
+
+    def resolve(self, name: str, namespace: str) -> str | None:
+        """The full name of a step's model, as seen from its ensemble's namespace.
+
+        One of the same namespace comes first, then the only one of that name anywhere.
+        """
+        if not namespace and not self.full_names:
+            entry = self.models.get(name)
+            return name if entry is not None and _is_there(entry) else None
+        own = f"{namespace}{SEPARATOR}{name}" if namespace else name
+        candidates = [own] if own in self.models else []
+        found = [full for full in candidates if _is_there(self.models[full])]
+        if not found:
+            others = self.full_names.get(name, ())
+            found = [full for full in others if _is_there(self.models[full])]
+        return found[0] if len(found) == 1 else None
 
     def serving(self) -> Iterator[ServingVersion]:
         """Every version that serves, by model name and version."""
@@ -128,6 +184,10 @@ class ModelIndex:
             if error.status is StatusCode.INVALID_ARG:
                 raise
             return None
+
+
+def _is_there(entry: ModelEntry) -> bool:
+    return entry.is_listed or entry.latest is not None
 
 
 def parse_version(text: str) -> int | None:

@@ -1,56 +1,57 @@
-"""Which models are served: loads, reloads and unloads them, and publishes the ModelIndex.
+"""Which models are served: obeys operators, follows the repositories, publishes the ModelIndex.
 
-Owns every model's state and is the only writer of the index. Hears `LoadModel` and `UnloadModel`;
-runs each version as `VersionActors` in its own nursery. A load that replaces a serving version
+Hears load and unload requests, registrations and questions for news; looks at the repositories
+itself every now and then in poll mode. How models load is the business of `model_loading`, each
+version runs in a nursery of its own (`running_versions`). A load that replaces a serving version
 swaps the index first and drains the old version afterwards, so that no request falls between.
-
-Models that ensembles connect change together, one change at a time: members load before whatever
-stands on them, which is judged anew when they have, and goes out of service before they do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 
 import trio
 
 from actors.channels import Door, Mailbox, Watch
-from actors.ensemble_families import Families, circular, judged
 from actors.index_writer import IndexWriter
-from actors.messages import Fact, LoadModel, UnloadModel
-from actors.model_index import ModelEntry, ModelIndex
+from actors.load_gate import AvailableMemory
+from actors.messages import (
+    Fact,
+    LoadModel,
+    RefreshIndex,
+    RegisterRepository,
+    RepositoryCommand,
+    UnloadModel,
+    UnregisterRepository,
+)
+from actors.model_index import ModelIndex
+from actors.model_loading import Answers, ModelLoading, ModelSource
 from actors.options import ServerOptions
-from actors.running_versions import Running, RunningVersions, WireVersion
-from protocol.status import ServerError, internal
-from repo.model_config import ensemble_scheduling
-from repo.preparation import ModelDescription
+from actors.policy.lifecycle import OUT_OF_DATE
+from actors.running_versions import RunningVersions, WireVersion
+from protocol.status import ServerError, internal, unsupported
+from repo.scan import Sighting
+
+__all__ = ["ModelRepository", "ModelSource", "StartupFailed"]
 
 log = logging.getLogger(__name__)
 
 
-class ModelSource(Protocol):
-    """Where models come from: directories in production, a dictionary in a simulation."""
-
-    async def names(self) -> Mapping[str, str]:
-        """Every model there is, and why it cannot be loaded ("" when nothing is known)."""
-
-    async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
-        """A model's completed and validated configuration. Raises ServerError."""
-
-    def forget(self, name: str) -> None:
-        """The model was unloaded: a configuration that a load request brought ends with it."""
-
-
-_Described = dict[str, ModelDescription | ServerError]
-"""What a look into the repository found, by model name."""
-
-
 class StartupFailed(Exception):  # a fact, as the operator reads it
     """A model did not load at start and --exit-on-error says to end."""
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A load that has not begun; those who ask for the same meanwhile get its answer."""
+
+    command: LoadModel
+    number: int  # in the order in which operations came
+    replies: list[trio.MemorySendChannel[ServerError | None]] = field(default_factory=list)
 
 
 class ModelRepository:
@@ -64,21 +65,27 @@ class ModelRepository:
         wire_version: WireVersion,
         index: Watch[ModelIndex],
         mailbox: Mailbox,
-        commands: Door[LoadModel | UnloadModel],
+        commands: Door[RepositoryCommand],
         statistics: Door[Fact],
+        available_memory: AvailableMemory = lambda: None,
     ) -> None:
         self._options = options
         self._source = source
         self._index = IndexWriter(index)
         self._versions = RunningVersions(
-            options=options, wire_version=wire_version, index=self._index, statistics=statistics
+            options=options,
+            wire_version=wire_version,
+            index=self._index,
+            statistics=statistics,
+            available_memory=available_memory,
         )
+        self._loading = ModelLoading(source=source, index=self._index, versions=self._versions)
         self._mailbox = mailbox
         self._commands = commands
-        self._families = Families()
-        self._tracked: dict[str, bool] = {}  # what was loaded, and whether somebody asked for it
-        self._problems: dict[str, ServerError] = {}  # why a model's last load failed
-        self._busy: dict[str, trio.Lock] = {}
+        self._numbers = itertools.count(1)
+        self._newest: dict[str, int] = {}  # the number of the last operation on a model
+        self._pending: dict[Hashable, _Pending] = {}  # by what they ask for
+        self._polling = trio.CancelScope()
         self._drained = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -92,6 +99,8 @@ class ModelRepository:
             nursery.start_soon(self._obey_commands, nursery)
             await self._load_at_start()
             self._index.publish(replace(self._index.value, ready=True))
+            if self._options.model_control_mode == "poll":
+                nursery.start_soon(self._poll)
             task_status.started()
 
     def stop_accepting(self) -> None:
@@ -100,241 +109,150 @@ class ModelRepository:
 
     def drain(self) -> None:
         """Unload everything once its work is done, then let `run` return."""
-        self._versions.retire(self._versions.all())
+        self._polling.cancel()
+        self._versions.stop()
         self._drained.set()
         self._mailbox.ring()
+
+    # --- at start, and later on its own ----------------------------------------------------------
+
+    async def _load_at_start(self) -> None:
+        try:
+            known = await self._source.look()
+        except ServerError as error:
+            raise StartupFailed(f"{error.status.value} - {error.message}") from error
+        self._index.see(known, is_all=True)
+        answers = await self._loading.load_all(self._wanted_at_start(known))
+        if self._options.exit_on_error and any(error for error in answers.values()):
+            raise StartupFailed("Internal - failed to load all models")
+
+    def _wanted_at_start(self, known: Mapping[str, Sighting]) -> Collection[str]:
+        """Full names. Raises StartupFailed."""
+        wanted = self._options.load_model
+        if self._options.model_control_mode != "explicit":
+            return tuple(known)
+        if "*" not in wanted:
+            return [full for name in dict.fromkeys(wanted) for full in _full_names(name, known)]
+        if len(wanted) > 1:
+            raise StartupFailed(
+                "Invalid argument - Wildcard model name '*' must be the ONLY startup model if "
+                "specified at all."
+            )
+        return tuple(known)
+
+    async def _poll(self) -> None:
+        """Follow the repositories; what goes wrong is logged, and looked at again."""
+        with self._polling:
+            while True:
+                await trio.sleep(max(1, self._options.repository_poll_secs))
+                try:
+                    sightings = await self._source.look()
+                except ServerError as error:
+                    log.error("Failed to poll model repositories: %s", error.message)
+                else:
+                    # A change that has begun is not left half done.
+                    with trio.CancelScope(shield=True):
+                        await self._loading.follow(sightings)
+
+    # --- commands --------------------------------------------------------------------------------
 
     async def _obey_commands(self, nursery: trio.Nursery) -> None:
         while not self._drained.is_set():
             await self._mailbox.wait()
             for command in self._commands.drain():
-                nursery.start_soon(self._obey, command)
+                match command:
+                    case LoadModel():
+                        self._accept_load(command, nursery)
+                    case UnloadModel():
+                        number = self._newest[command.name] = next(self._numbers)
+                        nursery.start_soon(self._unload, command, number)
+                    case RegisterRepository() | UnregisterRepository() | RefreshIndex():
+                        nursery.start_soon(self._change_repositories, command)
         self._mailbox.close()
 
-    async def _obey(self, command: LoadModel | UnloadModel) -> None:
-        match command:
-            case LoadModel(name, parameters, reply):
-                answers = await self._load([name], parameters, by_model=command.by_model)
-                answer = answers[name]
-            case UnloadModel(name, unload_dependents, reply):
-                await self._unload(name, unload_dependents=unload_dependents)
-                answer = None
-        with contextlib.suppress(trio.BrokenResourceError):  # the caller has left
-            reply.send_nowait(answer)
+    def _accept_load(self, command: LoadModel, nursery: trio.Nursery) -> None:
+        """Begin a load, unless the very same is about to begin and nothing has come between."""
+        wish = (command.name, frozenset(command.parameters.items()), command.by_model)
+        pending = self._pending.get(wish)
+        if pending is None or pending.number != self._newest.get(command.name):
+            number = self._newest[command.name] = next(self._numbers)
+            pending = self._pending[wish] = _Pending(command, number)
+            nursery.start_soon(self._load, wish, pending)
+        pending.replies.append(command.reply)
 
-    # --- loading ---------------------------------------------------------------------------------
+    async def _load(self, wish: Hashable, pending: _Pending) -> None:
+        command = pending.command
 
-    async def _load_at_start(self) -> None:
-        known = await self._source.names()
-        self._index.publish(
-            ModelIndex({name: ModelEntry(name, reason=reason) for name, reason in known.items()})
-        )
-        if self._options.model_control_mode == "explicit":
-            wanted = self._options.load_model
-            if "*" in wanted:
-                if len(wanted) > 1:
-                    raise StartupFailed(
-                        "Invalid argument - Wildcard model name '*' must be the ONLY startup "
-                        "model if specified at all."
-                    )
-                wanted = tuple(known)
-        else:
-            wanted = tuple(known)
-        described: _Described = {}
-        await self._describe(wanted, {}, described)
-        failures: list[ServerError] = []
+        def begin() -> None:
+            if self._pending.get(wish) is pending:
+                del self._pending[wish]
+            if self._newest.get(command.name) != pending.number:
+                raise internal(OUT_OF_DATE)
 
-        async def load(names: Collection[str]) -> None:
-            answers = await self._load(names, {}, described)
-            failures.extend(error for error in answers.values() if error is not None)
-
-        async with trio.open_nursery() as loading:
-            remaining = set(wanted)
-            while remaining:
-                family = self._families.around([min(remaining)]) & remaining
-                remaining -= family
-                loading.start_soon(load, sorted(family))
-        if failures and self._options.exit_on_error:
-            raise StartupFailed("Internal - failed to load all models")
-
-    async def _load(
-        self,
-        names: Collection[str],
-        parameters: Mapping[str, str | bytes],
-        described: _Described | None = None,
-        *,
-        by_model: bool = False,
-    ) -> dict[str, ServerError | None]:
-        """Load or reload models; for each of `names` None, or what its client is told."""
-        described = {} if described is None else described
-        while True:
-            async with self._hold(self._families.around(names)):
-                missing = self._needed(names) - described.keys()
-                if not missing:
-                    chosen = {name: described[name] for name in self._needed(names)}
-                    self._track(chosen, names)
-                    answers = await self._load_in_order(chosen, by_model=by_model)
-                    return {name: answers[name] for name in names}
-                # Parameters are for the one model that was asked for, which comes first.
-                given = parameters if missing == set(names) else {}
-                await self._describe(missing, given, described)
-            # Descriptions tell of further members, which are to be held as well.
-
-    @contextlib.asynccontextmanager
-    async def _hold(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Change nobody else's models meanwhile. In the order of names, so that no two wait."""
-        async with contextlib.AsyncExitStack() as stack:
-            for name in sorted(names):
-                await stack.enter_async_context(self._busy.setdefault(name, trio.Lock()))
-            yield
-
-    def _needed(self, names: Iterable[str]) -> set[str]:
-        """`names`, and the members of ensembles among them that do not serve."""
-        found: set[str] = set()
-        pending = list(names)
-        while pending:
-            name = pending.pop()
-            if name not in found:
-                found.add(name)
-                pending += [one for one in self._families.members(name) if not self._serves(one)]
-        return found
-
-    def _serves(self, name: str) -> bool:
-        entry = self._index.value.models.get(name)
-        return entry is not None and entry.latest is not None
-
-    async def _describe(
-        self, names: Iterable[str], parameters: Mapping[str, str | bytes], described: _Described
-    ) -> None:
-        async def describe(name: str) -> None:
-            try:
-                description = await self._source.describe(name, parameters)
-            except ServerError as error:
-                described[name] = error
-                self._cannot_be_loaded(name, error)
-            else:
-                described[name] = description
-                self._families.learn(description)
-
-        async with trio.open_nursery() as nursery:
-            for name in sorted(names):
-                nursery.start_soon(describe, name)
-
-    def _cannot_be_loaded(self, name: str, error: ServerError) -> None:
-        log.error("Poll failed for model '%s': %s", name, error.message)
-        if name in self._index.value.models:
-            self._problems[name] = error
-            self._index.set_reason(name, str(error))
-
-    def _track(self, described: _Described, asked_for: Collection[str]) -> None:
-        for name, description in described.items():
-            if isinstance(description, ModelDescription):
-                self._tracked[name] = self._tracked.get(name, False) or name in asked_for
-
-    async def _load_in_order(
-        self, described: _Described, *, by_model: bool
-    ) -> dict[str, ServerError | None]:
-        """Load members before what stands on them, and then what already stood on them."""
-        answers: dict[str, ServerError | None] = {}
-        replaced: list[Running] = []
-        dependents = [
-            name
-            for name in self._families.dependents(described)
-            if name in self._tracked and name not in described
-        ]
-        done = {name: trio.Event() for name in [*described, *dependents]}
-
-        async def load(name: str) -> None:
-            members = [one for one in self._families.members(name) if one in done]
-            for member in members:
-                await done[member].wait()
-            if name in described:
-                answers[name] = await self._load_one(
-                    name, described[name], replaced, by_model=by_model
-                )
-            elif any(one in answers and answers[one] is None for one in members):
-                answers[name] = await self._load_again(name, replaced)
-            done[name].set()
-
-        for name, way in [(name, self._families.circle(name)) for name in done]:
-            if way:
-                described[name] = circular(way)
-                self._cannot_be_loaded(name, circular(way))
-                self._families.forget(name)
-        async with trio.open_nursery() as nursery:
-            for name in done:
-                nursery.start_soon(load, name)
-        # Only now: what was replaced ends after whatever stood on it, which was replaced as well.
-        self._versions.retire(replaced)
-        return answers
-
-    async def _load_one(
-        self,
-        name: str,
-        description: ModelDescription | ServerError,
-        replaced: list[Running],
-        *,
-        by_model: bool = False,
-    ) -> ServerError | None:
-        """Load one model, whose members have been loaded."""
-        if isinstance(description, ServerError):
-            detail = f": {description.message}" if description.message else ""
-            return internal(
-                f"failed to load '{name}', failed to poll from model repository{detail}"
+        try:
+            known = await self._source.look([command.name])
+            self._index.see(known, is_all=False)
+            answers = await self._loading.load(
+                _full_names(command.name, known),
+                command.parameters,
+                begin=begin,
+                by_model=command.by_model,
             )
-        error = await self._versions.load(
-            description,
-            replaced=replaced,
-            judge=self._judge,
-            # A model that asks has a place itself, and would wait for its own end.
-            is_limited=not by_model,
-        )
-        if error is None:
-            self._problems.pop(name, None)
-        else:
-            self._problems[name] = error
-        return error
+            answer = _first_error(answers)
+        except ServerError as error:
+            answer = error
+        finally:
+            if self._pending.get(wish) is pending:
+                del self._pending[wish]
+            self._end(command.name, pending.number)
+        for reply in pending.replies:
+            _answer(reply, answer)
 
-    def _judge(self, description: ModelDescription) -> ModelDescription:
-        if ensemble_scheduling(description.config) is None:
-            return description
-        return judged(description, self._index.value, self._problems)
+    async def _unload(self, command: UnloadModel, number: int) -> None:
+        index = self._index.value
+        for name in (command.name, *index.full_names.get(command.name, ())):
+            await self._loading.unload(name, unload_dependents=command.unload_dependents)
+        self._end(command.name, number)
+        _answer(command.reply, None)
 
-    async def _load_again(self, ensemble: str, replaced: list[Running]) -> ServerError | None:
-        """Judge an ensemble anew after its members have changed; it ends if it does not fit."""
-        description = self._families.description_of(ensemble)
-        error = await self._load_one(ensemble, description, replaced)
-        if error is not None:
-            log.error("ensemble '%s' no longer fits its members: %s", ensemble, error.message)
-            self._versions.retire(self._versions.of([ensemble]))
-        return error
+    def _end(self, name: str, number: int) -> None:
+        if self._newest.get(name) == number:
+            del self._newest[name]
 
-    # --- unloading -------------------------------------------------------------------------------
+    async def _change_repositories(
+        self, command: RegisterRepository | UnregisterRepository | RefreshIndex
+    ) -> None:
+        answer: ServerError | None = None
+        try:
+            if not isinstance(command, RefreshIndex):
+                self._check_registration_allowed()
+            match command:
+                case RegisterRepository(location, mapping):
+                    self._source.register(location, mapping)
+                case UnregisterRepository(location):
+                    self._source.unregister(location)
+            self._index.see(await self._source.look(), is_all=True)
+        except ServerError as error:
+            answer = error
+        _answer(command.reply, answer)
 
-    async def _unload(self, name: str, *, unload_dependents: bool) -> None:
-        """Take a model out of the index at once; its work in flight still completes.
+    def _check_registration_allowed(self) -> None:
+        if self._options.model_control_mode != "explicit":
+            raise unsupported(
+                "repository registration is not allowed if model control mode is not EXPLICIT"
+            )
 
-        What stands on it goes with it, and comes back with it. With `unload_dependents` go also the
-        members of an ensemble that nobody has asked for and nothing else stands on.
-        """
-        async with self._hold(self._families.around([name])):
-            going = [name]
-            self._tracked.pop(name, None)
-            if unload_dependents:
-                going += self._members_left_over(name)
-            for ensemble in self._families.dependents(going):
-                if ensemble not in going and self._serves(ensemble):
-                    log.warning("ensemble '%s' depends on '%s', which is unloaded", ensemble, name)
-                    going.append(ensemble)
-            for each in going:
-                self._source.forget(each)
-            self._versions.retire(self._versions.of(going))
 
-    def _members_left_over(self, name: str) -> list[str]:
-        found: list[str] = []
-        for member in self._families.members(name):
-            users = set(self._families.dependents([member])) & self._tracked.keys()
-            if self._tracked.get(member) is False and not users:
-                del self._tracked[member]
-                found += [member, *self._members_left_over(member)]
-        return found
+def _full_names(name: str, known: Mapping[str, Sighting]) -> list[str]:
+    """The models that a client means; with namespaces there may be several of that name."""
+    found = [full for full, seen in known.items() if name in {full, seen.identity.name}]
+    return found or [name]
+
+
+def _first_error(answers: Answers) -> ServerError | None:
+    return next((error for error in answers.values() if error is not None), None)
+
+
+def _answer(reply: trio.MemorySendChannel[ServerError | None], answer: ServerError | None) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):  # the caller has left
+        reply.send_nowait(answer)

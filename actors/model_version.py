@@ -6,36 +6,32 @@ nursery and nothing else; the outcome travels to ModelRepository as a return val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import trio
 
 from actors.channels import Door
+from actors.crew import Crew, Draft
 from actors.ensemble import Ensemble
-from actors.instance import Instance
-from actors.messages import Control, Drain, Grant
+from actors.messages import Control, Drain
 from actors.model_index import ServingVersion
-from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies
 from actors.scheduler import Scheduler
 from actors.sequence_batcher import SequenceBatcher
-from repo.instance_groups import InstanceSpec
+from repo.preparation import ModelDescription
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class VersionActors:
     """The actors of one version, wired but not yet running."""
 
-    serving: ServingVersion
+    serving: ServingVersion  # replaced when an update changes its instances
     scheduler: Scheduler | SequenceBatcher | Ensemble
-    instances: Sequence[Instance]
+    crew: Crew | None  # None: an ensemble, which has no instances
     control: Door[Control]
     ordering: OrderedReplies | None
-    seat: LimiterSeat | None
-    grants: Door[Grant] | None  # None: an ensemble, which has no instances
-    specs: Sequence[InstanceSpec]
-    closers: Sequence[Callable[[], None]]  # what is to be done once everybody has ended
+    closers: list[Callable[[], None]]  # what is to be done once everybody has ended
     members: frozenset[str] = frozenset()  # of an ensemble: the models of its steps
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -44,26 +40,45 @@ class VersionActors:
         Raises ServerError when an instance does not load, or whatever an actor crashed with.
         """
         try:
-            if self.seat is not None:
-                assert self.grants is not None, "whoever has a seat has instances"
-                await self.seat.register(self.specs, self.grants)
             async with trio.open_nursery() as companions:
                 if self.ordering is not None:
                     await companions.start(self.ordering.run)
                 async with trio.open_nursery() as street:
-                    async with trio.open_nursery() as loading:
-                        for instance in self.instances:
-                            loading.start_soon(street.start, instance.run)
+                    if self.crew is not None:
+                        await self.crew.start(street)
                     street.start_soon(self.scheduler.run)
                     task_status.started()
                 if self.ordering is not None:
                     await self.ordering.flush()
                 companions.cancel_scope.cancel()
         finally:
-            if self.seat is not None:
-                self.seat.leave()
+            if self.crew is not None:
+                self.crew.leave()
             for close in self.closers:
                 close()
+
+    async def draft(self, description: ModelDescription) -> Draft:
+        """Load the instances that `description` has more. Raises ServerError."""
+        assert self.crew is not None, "an ensemble is never updated"
+        return await self.crew.draft(description)
+
+    def update(self, description: ModelDescription, draft: Draft) -> None:
+        """Go on with the instances of `draft`; requests notice nothing of it."""
+        assert self.crew is not None, "an ensemble is never updated"
+        self.crew.commit(draft)
+        description.retain()
+        self.closers.append(description.release)
+        self.serving = replace(
+            self.serving,
+            config=description.config,
+            config_json=description.config_json,
+            instances=self.crew.instances,
+        )
+
+    def drop(self, draft: Draft) -> None:
+        """Let the instances of `draft` end."""
+        assert self.crew is not None, "an ensemble is never updated"
+        self.crew.drop(draft)
 
     def drain(self) -> None:
         """Refuse new work, finish what was accepted, then let `run` return."""

@@ -136,8 +136,13 @@ class ServerOptions:
         return int(settings.get("size", "0"))
 
     def backend_settings(self, backend: str) -> Mapping[str, str]:
-        """The --backend-config values for one backend: the global ones, overlaid by its own."""
+        """The --backend-config values for one backend: the global ones, overlaid by its own.
+
+        The --backend-directory is among them, since every backend may ask for it.
+        """
         merged: dict[str, str] = {}
+        if self.backend_directory:
+            merged["backend-directory"] = self.backend_directory
         for wanted in ("", backend):
             for entry in self.backend_config:
                 prefix, comma, setting = entry.partition(",")

@@ -69,6 +69,6 @@ class OtherModels:
 
     async def is_ready(self, model_name: str, version: str) -> bool:
         """Whether the model can infer; one that the server has never heard of is an error."""
-        if model_name not in self._calls.index.value.models:
+        if self._calls.index.value.entry_of(model_name) is None:
             raise not_found(f"Request for unknown model: '{model_name}' is not found")
         return await self._control_plane.is_model_ready(model_name, version)

@@ -8,8 +8,8 @@ how many executions it could use, an instance that it has finished one; the answ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import trio
@@ -49,6 +49,7 @@ class RateLimiterActor:
         self._messages = messages
         self._policy = policy
         self._members: dict[int, _Member] = {}
+        self._leaving: set[int] = set()  # they have been granted something, for the last time
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -74,6 +75,8 @@ class RateLimiterActor:
             case ReleaseGrant(instance, executed):
                 if instance in self._members:
                     self._policy.release(instance, executed=executed)
+                    if instance in self._leaving:
+                        self._remove(instance)
             case LendResources(instance):
                 self._policy.lend(instance)
             case TakeBackResources(instance):
@@ -81,16 +84,25 @@ class RateLimiterActor:
             case RegisterInstances():
                 # Room for the one answer is part of the question.
                 message.reply.send_nowait(self._register(message))
-            case UnregisterInstances(instances):
+            case UnregisterInstances(instances, at_once):
                 for instance in instances:
-                    if self._members.pop(instance, None) is not None:
-                        self._policy.unregister(instance)
+                    if instance not in self._members:
+                        continue
+                    if at_once or not self._policy.is_allocated(instance):
+                        self._remove(instance)
+                    else:
+                        self._leaving.add(instance)
             case _:
                 assert_never(message)
 
+    def _remove(self, instance: int) -> None:
+        del self._members[instance]
+        self._leaving.discard(instance)
+        self._policy.unregister(instance)
+
     def _register(self, message: RegisterInstances) -> ServerError | None:
         registered: list[int] = []
-        for index, (number, spec) in enumerate(message.instances):
+        for number, index, spec in message.instances:
             try:
                 needs = [Resource(need.name, need.count, need.is_global) for need in spec.resources]
                 self._policy.register(
@@ -120,19 +132,22 @@ class LimiterSeat:
 
     group: object
     messages: Door[LimiterMessage]
-    numbers: Sequence[int]  # the limiter's numbers of the version's instances
+    all_numbers: Iterator[int]  # of the limiter, for instances to come
+    numbers: dict[int, int] = field(default_factory=dict)  # by the version's own index
 
-    async def register(self, specs: Sequence[InstanceSpec], grants: Door[Grant]) -> None:
-        """Take the seat. Raises ServerError when the resources can never be had."""
+    async def register(self, specs: Mapping[int, InstanceSpec], grants: Door[Grant]) -> None:
+        """Take places. Raises ServerError when the resources can never be had."""
         send, receive = trio.open_memory_channel[ServerError | None](1)
-        instances = [
-            (number, spec)
-            for number, spec in zip(self.numbers, specs, strict=True)
-            if not spec.passive
-        ]
+        instances: list[tuple[int, int, InstanceSpec]] = []
+        for index, spec in specs.items():
+            self.numbers[index] = next(self.all_numbers)
+            if not spec.passive:
+                instances.append((self.numbers[index], index, spec))
         await self.messages.send(RegisterInstances(self.group, instances, grants, send))
         error = await receive.receive()
         if error is not None:
+            for index in specs:
+                del self.numbers[index]
             raise error
 
     def ask(self, count: int) -> None:
@@ -145,6 +160,8 @@ class LimiterSeat:
 
     def release(self, index: int, *, executed: bool) -> None:
         """An execution has ended, or was not needed after all."""
+        if index not in self.numbers:
+            return  # a grant that came too late for its instance, which has left
         with contextlib.suppress(trio.BrokenResourceError):
             self.messages.send_nowait(ReleaseGrant(self.numbers[index], executed))
 
@@ -158,7 +175,19 @@ class LimiterSeat:
         with contextlib.suppress(trio.BrokenResourceError):
             self.messages.send_nowait(TakeBackResources(self.numbers[index]))
 
+    def retire(self, index: int) -> None:
+        """The instance is granted nothing more, and leaves with what it has been granted."""
+        with contextlib.suppress(trio.BrokenResourceError):
+            self.messages.send_nowait(UnregisterInstances((self.numbers[index],), at_once=False))
+
+    def forget(self, index: int) -> None:
+        """The instance has ended; its index is not used again."""
+        number = self.numbers.pop(index, None)
+        if number is not None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                self.messages.send_nowait(UnregisterInstances((number,)))
+
     def leave(self) -> None:
         """The version's instances have ended."""
         with contextlib.suppress(trio.BrokenResourceError):
-            self.messages.send_nowait(UnregisterInstances(tuple(self.numbers)))
+            self.messages.send_nowait(UnregisterInstances(tuple(self.numbers.values())))

@@ -9,18 +9,23 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 import trio
 
 from actors.channels import Door
+from actors.crew import Draft
 from actors.failures import root_cause
 from actors.index_writer import IndexWriter
+from actors.load_gate import AvailableMemory, LoadGate
 from actors.messages import Fact, VersionLoaded, VersionUnloaded
-from actors.model_index import ModelEntry, VersionEntry, VersionState
+from actors.model_index import UNLOADED, ModelEntry, VersionEntry, VersionState
 from actors.model_version import VersionActors
 from actors.options import ServerOptions
-from protocol.status import ServerError, internal, invalid_arg
+from actors.policy.lifecycle import LoadPlan
+from actors.policy.load_admission import LoadAdmission
+from protocol.status import ServerError, internal, invalid_arg, unavailable
 from repo.metric_controls import first_response_buckets
 from repo.preparation import ModelDescription
 
@@ -41,6 +46,29 @@ class Running:
     ended: trio.Event = field(default_factory=trio.Event)
 
 
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """What has come of a load so far, by version."""
+
+    made: dict[int, Running] = field(default_factory=dict)
+    drafts: dict[Running, Draft] = field(default_factory=dict)
+    reasons: dict[int, ServerError] = field(default_factory=dict)  # why one failed
+
+    def look_for_the_dead(self) -> None:
+        """A version that has crashed since it was loaded, or updated, is no success."""
+        for running in [*self.made.values(), *self.drafts]:
+            if running.ended.is_set():
+                version = running.actors.serving.version
+                self.reasons[version] = unavailable("the version ended while others were loading")
+
+    def error(self, name: str) -> ServerError:
+        text = "".join(
+            f"version {version} is at UNAVAILABLE state: {error};"
+            for version, error in sorted(self.reasons.items())
+        )
+        return invalid_arg(f"load failed for model '{name}': {text}\n")
+
+
 class RunningVersions:
     """The parent of every model version; its owner lends it a nursery to keep them in."""
 
@@ -53,98 +81,143 @@ class RunningVersions:
         wire_version: WireVersion,
         index: IndexWriter,
         statistics: Door[Fact],
+        available_memory: AvailableMemory,
     ) -> None:
-        self._options = options
+        self._attempts = 1 + max(0, options.model_load_retry_count)
         self._wire_version = wire_version
         self._index = index
         self._statistics = statistics
         self._running: dict[tuple[str, int], Running] = {}
+        self._stopping = False
         self._alive: dict[Running, None] = {}  # those that were replaced and still drain included
-        self._loads = trio.CapacityLimiter(max(1, options.model_load_thread_count))
+        self._gate = LoadGate(LoadAdmission(options.model_load_thread_count), available_memory)
 
     def of(self, models: Collection[str]) -> list[Running]:
         """The versions of these models that serve."""
-        return [run for (name, _), run in self._running.items() if name in models]
+        return [run for run in self.all() if run.actors.serving.name in models]
 
     def all(self) -> list[Running]:
         """Every version that serves."""
-        return list(self._running.values())
+        return [run for run in self._running.values() if not run.draining]
+
+    def alive(self) -> list[Running]:
+        """Every version that has not ended: those that drain, too."""
+        return list(self._alive)
+
+    def numbers(self, name: str) -> list[int]:
+        """The versions of a model that serve, by their numbers."""
+        return [run.actors.serving.version for run in self.of([name])]
+
+    def stop(self) -> None:
+        """Let every version end, and those that are still loading when they have loaded."""
+        self._stopping = True
+        self.retire(self.all())
 
     async def load(
         self,
         description: ModelDescription,
+        plan: LoadPlan,
         *,
         replaced: list[Running],
         judge: Judge = lambda description: description,
         is_limited: bool = True,
     ) -> ServerError | None:
-        """Load every wanted version, then commit all of them or none; the error says why none.
+        """Load and update what is planned, then commit all of it or none; the error says why none.
 
-        Those that they replace are added to `replaced`, and go on until they are retired.
+        Those that the new ones replace are added to `replaced`, and go on until they are retired.
         """
-        name = description.config.name
-        started: dict[int, Running] = {}
-        reasons: dict[int, ServerError] = {}
-
-        async def load_version(version: int) -> None:
-            outcome = await self._start(description, version, judge, is_limited=is_limited)
-            if isinstance(outcome, ServerError):
-                reasons[version] = outcome
-            else:
-                started[version] = outcome
-
+        name = description.name
         before = {key: run for key, run in self._running.items() if key[0] == name}
-        for version in description.versions:
+        attempt = _Attempt()
+        for version in plan.fresh:
             if (name, version) not in before:
                 self._index.set_version(name, version, VersionEntry(VersionState.LOADING))
         async with trio.open_nursery() as loading:
-            for version in description.versions:
-                loading.start_soon(load_version, version)
-        if reasons:
-            self.retire(started.values())
-            for version in started:
-                if (name, version) not in before:
-                    reason = "Cancelled: another version of the model failed to load"
-                    self._index.set_version(
-                        name, version, VersionEntry(VersionState.UNAVAILABLE, reason)
-                    )
-            for version, error in reasons.items():
-                if (name, version) not in before:
-                    self._index.set_version(
-                        name, version, VersionEntry(VersionState.UNAVAILABLE, str(error))
-                    )
-            text = "".join(
-                f"version {version} is at UNAVAILABLE state: {error};"
-                for version, error in sorted(reasons.items())
-            )
-            return invalid_arg(f"load failed for model '{name}': {text}\n")
-        self._commit(name, started, before)
-        replaced += before.values()
+            for version in plan.fresh:
+                loading.start_soon(self._make, description, version, judge, is_limited, attempt)
+            for version in plan.updated:
+                running = before[name, version]
+                loading.start_soon(self._draft, description, running, is_limited, attempt)
+        attempt.look_for_the_dead()
+        if attempt.reasons:
+            self._give_up(name, attempt, before)
+            if description.agents is not None:
+                description.agents.fail()
+            return attempt.error(name)
+        replaced += self._commit(description, attempt, before)
+        if self._stopping:
+            self.retire(attempt.made.values())
+        if description.agents is not None:
+            description.agents.complete()
         return None
 
-    async def _start(
-        self, description: ModelDescription, version: int, judge: Judge, *, is_limited: bool
-    ) -> Running | ServerError:
+    def _give_up(
+        self, name: str, attempt: _Attempt, before: Mapping[tuple[str, int], Running]
+    ) -> None:
+        """What was made ends again; whatever served before goes on."""
+        self.retire(attempt.made.values())
+        for running, draft in attempt.drafts.items():
+            running.actors.drop(draft)
+        for version in [*attempt.made, *attempt.reasons]:
+            if (name, version) not in before:
+                error = attempt.reasons.get(version)
+                reason = "Cancelled: another version of the model failed to load"
+                row = VersionEntry(VersionState.UNAVAILABLE, str(error) if error else reason)
+                self._index.set_version(name, version, row)
+
+    async def _make(
+        self,
+        description: ModelDescription,
+        version: int,
+        judge: Judge,
+        is_limited: bool,
+        attempt: _Attempt,
+    ) -> None:
         """Start one version's actors; retried as often as the operator allows."""
-        key = (description.config.name, version)
-        attempts = 1 + max(0, self._options.model_load_retry_count)
-        error = internal("no attempt was made")
-        for _ in range(attempts):
-            async with self._loads if is_limited else contextlib.nullcontext():
+        key = (description.name, version)
+        size = description.load_bytes * max(1, len(description.instances))
+        for left in reversed(range(self._attempts)):
+            async with self._turn(size, is_limited):
                 began_at = trio.current_time()
                 try:
                     running = Running(self._wire_version(judge(description), version))
                     await self.nursery.start(self._serve, running)
-                except ServerError as caught:
-                    error = caught
-                    log.error("failed to load '%s' version %s: %s", key[0], version, caught)
+                except ServerError as error:
+                    log.error("failed to load '%s' version %s: %s", *key, error)
+                    if not left:
+                        attempt.reasons[version] = error
                     continue
                 load_seconds = trio.current_time() - began_at
-                buckets = first_response_buckets(description.config)
-                loaded = VersionLoaded(key, load_seconds, buckets)
-                await self._statistics.send(loaded)
-                return running
-        return error
+            buckets = first_response_buckets(description.config)
+            await self._statistics.send(VersionLoaded(key, load_seconds, buckets))
+            attempt.made[version] = running
+            return
+
+    async def _draft(
+        self,
+        description: ModelDescription,
+        running: Running,
+        is_limited: bool,
+        attempt: _Attempt,
+    ) -> None:
+        """Start the instances that a running version shall have more."""
+        version = running.actors.serving.version
+        for left in reversed(range(self._attempts)):
+            async with self._turn(description.load_bytes, is_limited):
+                try:
+                    attempt.drafts[running] = await running.actors.draft(description)
+                except ServerError as error:
+                    log.error(
+                        "failed to update '%s' version %s: %s", description.name, version, error
+                    )
+                    if not left:
+                        attempt.reasons[version] = error
+                    continue
+            return
+
+    def _turn(self, size: int, is_limited: bool) -> AbstractAsyncContextManager[None]:
+        """A model that asks for another one has a turn itself, and would wait for its own end."""
+        return self._gate.turn(size) if is_limited else contextlib.nullcontext()
 
     async def _serve(
         self,
@@ -162,7 +235,7 @@ class RunningVersions:
                 started = True
                 task_status.started()
 
-        reason = "unloaded"
+        reason = UNLOADED
         self._alive[running] = None
         try:
             await running.actors.run(task_status=Started())
@@ -194,20 +267,35 @@ class RunningVersions:
 
     def _commit(
         self,
-        name: str,
-        started: Mapping[int, Running],
+        description: ModelDescription,
+        attempt: _Attempt,
         before: Mapping[tuple[str, int], Running],
-    ) -> None:
-        """Swap the new versions in, then drain the old ones: no request finds a gap."""
-        entry = self._index.value.models.get(name, ModelEntry(name))
-        rows = dict(entry.versions)
-        for version, running in started.items():
+    ) -> list[Running]:
+        """Swap the new versions in; the result is what they replace. No request finds a gap."""
+        name = description.name
+        entry = self._index.value.models.get(name) or ModelEntry(name, is_listed=False)
+        # What failed before, and is not wanted any more, is no news.
+        rows = {
+            version: row
+            for version, row in entry.versions.items()
+            if row.state is not VersionState.UNAVAILABLE or row.reason == UNLOADED
+        }
+        for running, draft in attempt.drafts.items():
+            running.actors.update(description, draft)
+            serving = running.actors.serving
+            rows[serving.version] = VersionEntry(VersionState.READY, serving=serving)
+            log.info("successfully updated '%s' version %s", name, serving.version)
+        for version, running in attempt.made.items():
             self._running[name, version] = running
             rows[version] = VersionEntry(VersionState.READY, serving=running.actors.serving)
             log.info("successfully loaded '%s' version %s", name, version)
-        for _, version in before.keys() - {(name, version) for version in started}:
-            rows[version] = VersionEntry(VersionState.UNLOADING)
+        replaced = [run for run in before.values() if run not in attempt.drafts]
+        for running in replaced:
+            version = running.actors.serving.version
+            if version not in attempt.made:
+                rows[version] = VersionEntry(VersionState.UNLOADING)
         self._index.publish_entry(replace(entry, versions=rows, reason=""))
+        return replaced
 
     def retire(self, runs: Iterable[Running]) -> None:
         """Let versions finish their work and end, each after whatever stands on it.

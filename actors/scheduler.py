@@ -18,14 +18,17 @@ import trio
 from actors.channels import Door, Mailbox
 from actors.instance import Instance
 from actors.messages import (
+    AddInstance,
     CancelRequest,
     Control,
     Drain,
     Execute,
     Fact,
+    ForgetInstance,
     Grant,
     Reply,
     RequestsRefused,
+    RetireInstance,
     Submit,
     VersionKey,
 )
@@ -98,8 +101,8 @@ class Scheduler:
         self._control = control
         self._grants = grants
         self._doors = doors
-        self._instances = instances
-        self._execute = execute
+        self._instances = dict(enumerate(instances))  # those that end still run requests
+        self._execute = dict(enumerate(execute))  # of those that take more
         self._statistics = statistics
         self._has_levels = has_levels
         self._ceiling = ceiling
@@ -143,9 +146,10 @@ class Scheduler:
                 case Drain():
                     self._draining = True
                     policy.drain()
+                case _:
+                    self._change_instances(message)
         for grant in self._grants.drain():
-            policy.grant(grant.instance)
-            self._asked -= 1
+            self._take_grant(grant.instance)
         for door in self._doors:
             if len(door):
                 self._admit(door, now)
@@ -166,6 +170,27 @@ class Scheduler:
             self._grants.hush(not policy.pending and not any(map(len, self._doors)))
         if self._refused:
             self._tell_statistics()
+
+    def _take_grant(self, instance: int) -> None:
+        self._asked -= 1
+        if instance in self._execute:
+            self._policy.grant(instance)
+        elif self._limiter is not None:
+            self._limiter.release(instance, executed=False)
+
+    def _change_instances(self, message: AddInstance | RetireInstance | ForgetInstance) -> None:
+        match message:
+            case AddInstance(index, instance, execute):
+                self._instances[index] = instance
+                self._execute[index] = execute
+            case RetireInstance(index):
+                self._policy.revoke(index)
+                self._execute.pop(index).close()
+                if self._limiter is not None:
+                    self._limiter.retire(index)
+            case ForgetInstance(index, room):
+                del self._instances[index]
+                self._grants.capacity -= room  # whose grants are taken out before others come
 
     def _balance(self, limiter: LimiterSeat) -> None:
         """Ask for the executions that could be used, and give back those that cannot.
@@ -230,7 +255,7 @@ class Scheduler:
             self._cancelled[number] = None
             if len(self._cancelled) > MAX_CANCELLED_AT_DOORS:
                 del self._cancelled[next(iter(self._cancelled))]
-        for instance in self._instances:
+        for instance in self._instances.values():
             instance.cancel(number)
 
     def _refuse(self, submit: Submit, cause: RefusalCause, now: float) -> None:
@@ -265,6 +290,9 @@ class Scheduler:
         for ticket in self._policy.abandon():
             submit = _submit(ticket)
             self._answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+        for message in self._control.drain():
+            if isinstance(message, AddInstance):
+                message.execute.close()
         self._mailbox.close()
-        for channel in self._execute:
+        for channel in self._execute.values():
             channel.close()

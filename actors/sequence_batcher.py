@@ -18,16 +18,19 @@ from actors.alarm import Alarm
 from actors.channels import Door, Mailbox
 from actors.instance import Instance
 from actors.messages import (
+    AddInstance,
     CancelRequest,
     Control,
     Drain,
     Execute,
     ExecuteSequences,
     Fact,
+    ForgetInstance,
     Grant,
     Released,
     Reply,
     RequestsRefused,
+    RetireInstance,
     Submit,
     VersionKey,
 )
@@ -130,8 +133,8 @@ class SequenceBatcher:
         self._grants = grants
         self._released = released
         self._door = door
-        self._instances = instances
-        self._execute = execute
+        self._instances = dict(enumerate(instances))  # those that end still run requests
+        self._execute = dict(enumerate(execute))  # of those that take more
         self._statistics = statistics
         self._ceiling = ceiling
         self._ordering = ordering
@@ -175,11 +178,12 @@ class SequenceBatcher:
                 case Drain():
                     self._draining = True
                     policy.drain()
+                case _:
+                    self._change_instances(message, now)
         for released in self._released.drain():
             policy.released(released.number, now, rescheduled=released.rescheduled)
         for grant in self._grants.drain():
-            policy.grant(grant.instance)
-            self._asked.discard(grant.instance)
+            self._take_grant(grant.instance)
         # At the ceiling the door fills and its callers wait: that is the back-pressure.
         for submit in self._door.drain(max(0, self._ceiling - policy.pending)):
             self._admit(submit, now)
@@ -197,6 +201,8 @@ class SequenceBatcher:
                         correlation_id,
                         self._key[0],
                     )
+        for instance in policy.vacated():
+            self._end(instance)
         if self._limiter is not None:
             self._balance(self._limiter)
         # While no request waits there is nothing that such news could be used for.
@@ -205,6 +211,35 @@ class SequenceBatcher:
         self._released.hush(quiet and not self._reschedules)
         if self._refused:
             self._tell_statistics()
+
+    def _take_grant(self, instance: int) -> None:
+        self._asked.discard(instance)
+        if instance in self._execute:
+            self._policy.grant(instance)
+        elif self._limiter is not None:
+            self._limiter.release(instance, executed=False)
+
+    def _change_instances(
+        self, message: AddInstance | RetireInstance | ForgetInstance, now: float
+    ) -> None:
+        match message:
+            case AddInstance(index, instance, execute):
+                self._instances[index] = instance
+                self._execute[index] = execute
+                if not message.is_passive:
+                    self._policy.add(index, now)
+            case RetireInstance(index):
+                self._policy.retire(index)  # its sequences end first
+            case ForgetInstance(index, room):
+                del self._instances[index]
+                self._grants.capacity -= room  # whose grants are taken out before others come
+
+    def _end(self, index: int) -> None:
+        """The last sequence of a retired instance has left it."""
+        self._execute.pop(index).close()
+        self._asked.discard(index)
+        if self._limiter is not None:
+            self._limiter.retire(index)
 
     def _balance(self, limiter: LimiterSeat) -> None:
         """Ask for the very instances that could be used, and give back those that cannot."""
@@ -280,7 +315,7 @@ class SequenceBatcher:
     def _cancel(self, number: int, now: float) -> None:
         if self._policy.cancel(number, now):
             return
-        for instance in self._instances:
+        for instance in self._instances.values():
             instance.cancel(number)
         if len(self._door):
             self._cancelled.add(number)
@@ -320,8 +355,11 @@ class SequenceBatcher:
             self._answer(submit, stopping)
         for ticket in self._policy.abandon():
             self._answer(_submit(ticket), stopping)
+        for message in self._control.drain():
+            if isinstance(message, AddInstance):
+                message.execute.close()
         self._mailbox.close()
-        for channel in self._execute:
+        for channel in self._execute.values():
             channel.close()
 
 

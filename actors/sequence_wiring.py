@@ -8,11 +8,13 @@ Released where the batcher has to hear of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import trio
 
 from actors.channels import Door
+from actors.crew import Crew, Recruit
 from actors.messages import Control, Execute, Grant, Released
 from actors.model_version import VersionActors
 from actors.policy.sequencing import sequence_policy
@@ -23,7 +25,7 @@ from actors.version_wiring import (
     QUEUE_CEILING,
     Front,
     VersionPorts,
-    executors_of,
+    executor_of,
     grants_out,
     ordering_wiring,
     own_mailboxes,
@@ -32,7 +34,8 @@ from actors.version_wiring import (
     submit_doors,
 )
 from repo.implicit_state import StateKeeper, StatePlan
-from repo.model_config import sequence_settings
+from repo.instance_groups import InstanceSpec
+from repo.model_config import SequenceSettings, sequence_settings
 from repo.preparation import ModelDescription
 from repo.sequence_inputs import SequenceInputs
 from repo.warmup import warmup_samples
@@ -48,7 +51,7 @@ def wire_sequences(
 ) -> VersionActors:
     """A sequence batcher and its instances. Raises ServerError for a wrong initial state."""
     config = description.config
-    key = (config.name, version)
+    key = (description.name, version)
     sequences = sequence_settings(config)
     assert sequences is not None, "wiring asks only for models with sequences"
     plan = StatePlan.load(config, description.directory)
@@ -56,31 +59,33 @@ def wire_sequences(
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     (door,) = submit_doors(mailbox, priority_levels=0)
     released: Door[Released] = mailbox.door(RELEASED_DOOR)
-    seat = seat_of(ports, key, description)
-    made = executors_of(description, version, settings, ports, seat)
-    grants: Door[Grant] = mailbox.door(AT_ONCE * len(made))
-    channels = [trio.open_memory_channel[Execute](AT_ONCE) for _ in made]  # a place per grant
-    ordering = ordering_wiring(ports, key, AT_ONCE * len(made), sequences.preserve_ordering)
-    samples = warmup_samples(config, description.directory)
-    is_heard = sequences.strategy == "oldest" or sequences.iterative
-    instances = [
-        SequenceInstance(
+    seat = seat_of(ports, key)
+    grants: Door[Grant] = mailbox.door(1)  # the crew makes it as wide as it has to be
+    ordering = ordering_wiring(ports, key, sequences.preserve_ordering)
+    executors = partial(executor_of, version=version, settings=settings, ports=ports, seat=seat)
+
+    def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
+        send, receive = trio.open_memory_channel[Execute](AT_ONCE)  # a place per grant
+        if ordering is not None:
+            ordering.make_room(AT_ONCE)
+        instance = SequenceInstance(
             keeper=StateKeeper(plan),
-            released=released if is_heard else None,
+            released=released if _is_heard(sequences) else None,
             reschedules=sequences.iterative,
-            index=number,
+            index=index,
             name=spec.name,
             key=key,
-            executor=made[number],
-            execute=channels[number][1],
+            executor=executors(description, spec, index),
+            execute=receive,
             grants=grants_out(seat, grants, spec, AT_ONCE),
             carriers=AT_ONCE,
             statistics=ports.facts,
-            warmup=() if spec.passive else samples,
+            warmup=() if spec.passive else warmup_samples(config, description.directory),
             slow=ports.slow_teller(key),
         )
-        for number, spec in enumerate(description.instances)
-    ]
+        return Recruit(spec, instance, send, AT_ONCE)
+
+    crew = Crew(description, recruiter=recruit, control=control, grants=grants, seat=seat)
     batcher = SequenceBatcher(
         key=key,
         policy=sequence_policy(sequences, _executing(description)),
@@ -92,24 +97,27 @@ def wire_sequences(
         grants=grants,
         released=released,
         door=door,
-        instances=instances,
-        execute=[send for send, _ in channels],
+        instances=crew.instances,
+        execute=crew.execute,
         statistics=ports.facts,
         ceiling=QUEUE_CEILING,
         ordering=ordering.seat if ordering else None,
         limiter=seat,
     )
+    front = Front([door], control)
     return VersionActors(
-        serving=serving_version(description, version, Front([door], control), batcher, instances),
+        serving=serving_version(description, version, front, batcher, crew.instances),
         scheduler=batcher,
-        instances=instances,
+        crew=crew,
         control=control,
         ordering=ordering.actor if ordering else None,
-        seat=seat,
-        grants=grants,
-        specs=description.instances,
         closers=own_mailboxes(mailbox, ordering),
     )
+
+
+def _is_heard(sequences: SequenceSettings) -> bool:
+    """Whether the batcher has to know when a request has ended."""
+    return sequences.strategy == "oldest" or sequences.iterative
 
 
 def _executing(description: ModelDescription) -> list[int]:

@@ -16,6 +16,7 @@ import trio
 from actors.bls import InstanceServices, LendingModels, Loan
 from actors.calls import Calls
 from actors.channels import Door, Mailbox
+from actors.crew import Crew, Recruit
 from actors.ensemble import Ensemble
 from actors.executor import Executor
 from actors.grants import DirectGrants, LimitedGrants
@@ -100,7 +101,7 @@ def wire_version(
 ) -> VersionActors:
     """One scheduler and its instances. Raises ServerError where the model's own code fails."""
     config = description.config
-    key = (config.name, version)
+    key = (description.name, version)
     batching = batching_settings(config)
     dynamic = scheduling_choice(config) == "dynamic_batching"
     strategy = _strategy(description, version) if dynamic else None
@@ -110,28 +111,33 @@ def wire_version(
     mailbox = ports.mailboxes.open("scheduler", key)
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, batching.priority_levels)
-    seat = seat_of(ports, key, description)
-    made = executors_of(description, version, settings, ports, seat)
-    at_once = max(_executions_at_once(each, dynamic, seat) for each in made)
-    grants: Door[Grant] = mailbox.door(at_once * len(made))
-    channels = [trio.open_memory_channel[Execute](at_once) for _ in made]  # a place per grant
-    ordering = ordering_wiring(ports, key, at_once * len(made), batching.preserve_ordering)
-    samples = warmup_samples(config, description.directory)
-    instances = [
-        Instance(
-            index=number,
+    seat = seat_of(ports, key)
+    grants: Door[Grant] = mailbox.door(1)  # the crew makes it as wide as it has to be
+
+    ordering = ordering_wiring(ports, key, batching.preserve_ordering)
+    executors = partial(executor_of, version=version, settings=settings, ports=ports, seat=seat)
+
+    def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
+        executor = executors(description, spec, index)
+        at_once = _executions_at_once(executor, dynamic, seat)
+        send, receive = trio.open_memory_channel[Execute](at_once)  # a place per grant
+        if ordering is not None:
+            ordering.make_room(at_once)
+        instance = Instance(
+            index=index,
             name=spec.name,
             key=key,
-            executor=made[number],
-            execute=channels[number][1],
+            executor=executor,
+            execute=receive,
             grants=grants_out(seat, grants, spec, at_once),
             carriers=at_once,
             statistics=ports.facts,
-            warmup=() if spec.passive else samples,
+            warmup=() if spec.passive else warmup_samples(config, description.directory),
             slow=ports.slow_teller(key),
         )
-        for number, spec in enumerate(description.instances)
-    ]
+        return Recruit(spec, instance, send, at_once)
+
+    crew = Crew(description, recruiter=recruit, control=control, grants=grants, seat=seat)
     scheduler = Scheduler(
         key=key,
         policy=policy,
@@ -139,8 +145,8 @@ def wire_version(
         control=control,
         grants=grants,
         doors=doors,
-        instances=instances,
-        execute=[send for send, _ in channels],
+        instances=crew.instances,
+        execute=crew.execute,
         statistics=ports.facts,
         has_levels=batching.priority_levels > 0,
         ceiling=QUEUE_CEILING,
@@ -149,14 +155,11 @@ def wire_version(
     )
     front = open_front(ports.cache, description, key, doors, control)
     return VersionActors(
-        serving=serving_version(description, version, front, scheduler, instances),
+        serving=serving_version(description, version, front, scheduler, crew.instances),
         scheduler=scheduler,
-        instances=instances,
+        crew=crew,
         control=control,
         ordering=ordering.actor if ordering else None,
-        seat=seat,
-        grants=grants,
-        specs=description.instances,
         closers=[*own_mailboxes(mailbox, ordering), *front.closers, *_strategies(strategy)],
     )
 
@@ -177,7 +180,7 @@ def serving_version(
     config = description.config
     batching = batching_settings(config)
     return ServingVersion(
-        name=config.name,
+        name=description.name,
         version=version,
         config=config,
         config_json=description.config_json,
@@ -217,22 +220,27 @@ def open_front(
 
 
 class OrderingWiring:
-    """The channels of `preserve_ordering`; `batches` is how many may be under way at once."""
+    """The channels of `preserve_ordering`."""
 
-    def __init__(self, mailbox: Mailbox, batches: int) -> None:
+    def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
-        # A batch's reservation may still lie here when its successor's comes.
-        slots: Door[Reserve] = mailbox.door(2 * max(1, batches))
+        self._slots: Door[Reserve] = mailbox.door(1)
         replies: Door[Reply] = mailbox.door(ORDERED_REPLIES_DOOR)
-        self.seat = OrderingSeat(slots, replies)
-        self.actor = OrderedReplies(mailbox=mailbox, slots=slots, replies=replies)
+        self.seat = OrderingSeat(self._slots, replies)
+        self.actor = OrderedReplies(mailbox=mailbox, slots=self._slots, replies=replies)
+
+    def make_room(self, batches: int) -> None:
+        """So many more batches may be under way at once.
+
+        A batch's reservation may still lie here when its successor's comes. An instance that ends
+        leaves its room behind: what lies here is bounded by the grants.
+        """
+        self._slots.capacity += 2 * batches
 
 
-def ordering_wiring(
-    ports: VersionPorts, key: VersionKey, batches: int, preserves: bool
-) -> OrderingWiring | None:
+def ordering_wiring(ports: VersionPorts, key: VersionKey, preserves: bool) -> OrderingWiring | None:
     """Nothing for a model that lets its responses leave as they come."""
-    return OrderingWiring(ports.mailboxes.open("ordering", key), batches) if preserves else None
+    return OrderingWiring(ports.mailboxes.open("ordering", key)) if preserves else None
 
 
 def own_mailboxes(own: Mailbox, ordering: OrderingWiring | None) -> list[Callable[[], None]]:
@@ -251,31 +259,27 @@ def _strategy(description: ModelDescription, version: int) -> ModelStrategy | No
     return None if functions is None else ModelStrategy(functions)
 
 
-def seat_of(
-    ports: VersionPorts, key: tuple[str, int], description: ModelDescription
-) -> LimiterSeat | None:
+def seat_of(ports: VersionPorts, key: tuple[str, int]) -> LimiterSeat | None:
     if ports.limiter is None:
         return None
-    numbers = [next(ports.limiter_numbers) for _ in description.instances]
     # A version that is reloaded has two generations for a while: the group is this very one.
-    return LimiterSeat((*key, *numbers), ports.limiter, numbers)
+    return LimiterSeat((*key, next(ports.limiter_numbers)), ports.limiter, ports.limiter_numbers)
 
 
-def executors_of(
+def executor_of(
     description: ModelDescription,
+    spec: InstanceSpec,
+    index: int,
+    *,
     version: int,
     settings: Mapping[str, str],
     ports: VersionPorts,
     seat: LimiterSeat | None,
-) -> list[Executor]:
-    """One for each instance, with what the server does for it."""
-    return [
-        ports.make_executor(
-            _context(description, version, spec, settings, ports),
-            _services(ports, seat, index),
-        )
-        for index, spec in enumerate(description.instances)
-    ]
+) -> Executor:
+    """What runs one instance, with what the server does for it."""
+    return ports.make_executor(
+        _context(description, version, spec, settings, ports), _services(ports, seat, index)
+    )
 
 
 def _services(ports: VersionPorts, seat: LimiterSeat | None, index: int) -> InstanceServices:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -24,9 +24,10 @@ from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
 from actors.http_frontend import HttpFrontend
 from actors.http_operations import HttpOperations, kv_cache_report
+from actors.load_gate import AvailableMemory
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
 from actors.mailboxes import MailboxRegister
-from actors.messages import Fact, LimiterMessage, LoadModel, UnloadModel
+from actors.messages import Fact, LimiterMessage, RepositoryCommand
 from actors.metrics_settings import MetricsSettings
 from actors.model_index import ModelIndex
 from actors.model_repository import ModelRepository, ModelSource
@@ -78,6 +79,7 @@ class Ports:
     wall_clock: WallClock
     follow_log_settings: FollowLogSettings = lambda _: None
     tracing: TracePorts = field(default_factory=TracePorts)
+    available_memory: AvailableMemory = lambda: None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +125,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     facts: Door[Fact] = facts_box.door(FACTS_DOOR, quiet=not metrics.summary_latencies)
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = mailboxes.open("model repository")
-    commands: Door[LoadModel | UnloadModel] = commands_box.door(REPOSITORY_DOOR)
+    commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)
     regions = SharedMemory(allowed=options.allow_client_shm)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
 
@@ -171,6 +173,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
             mailbox=commands_box,
             commands=commands,
             statistics=facts,
+            available_memory=ports.available_memory,
         ),
         control_plane=control_plane,
         calls=calls,
@@ -195,11 +198,9 @@ def _wire_any(
         actors = wire_sequences(description, version, ports=ports, settings=settings)
     else:
         actors = wire_version(description, version, ports=ports, settings=settings)
-    if description.checkout is None:
-        return actors
-    # A local copy is deleted with the last version made of it.
-    description.checkout.retain()
-    return replace(actors, closers=[*actors.closers, description.checkout.release])
+    description.retain()
+    actors.closers.append(description.release)
+    return actors
 
 
 def _wire_cache(

@@ -18,6 +18,7 @@ from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
 from repo.instance_groups import DeviceTable
 from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
+from simulation.source import SimulatedSource
 
 
 class Noop:
@@ -51,22 +52,15 @@ def make_executor(_: InstanceContext, __: InstanceServices) -> Executor:
     return Noop()
 
 
-class Source:
+def source(models: Mapping[str, str]) -> SimulatedSource:
     """Models, from their texts."""
 
-    def __init__(self, models: Mapping[str, str]) -> None:
-        self._models = models
-
-    async def names(self) -> Mapping[str, str]:
-        return dict.fromkeys(self._models, "")
-
-    def forget(self, name: str) -> None:
-        """Nothing is remembered here."""
-
-    async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
-        config = parse_config(self._models[name], name)
+    def describe(name: str) -> ModelDescription:
         files = ModelFiles(Path(name), subdirectories=("1",))
+        config = parse_config(models[name], name)
         return prepare(config, files, devices=DeviceTable(), complete=None)
+
+    return SimulatedSource(describe, list(models))
 
 
 class WallClock:
@@ -78,7 +72,7 @@ class WallClock:
 async def serving(models: Mapping[str, str]) -> AsyncIterator[Core]:
     """The server of these models, ready."""
     options = ServerOptions(model_repository=("bench",))
-    ports = Ports(source=Source(models), make_executor=make_executor, wall_clock=WallClock())
+    ports = Ports(source=source(models), make_executor=make_executor, wall_clock=WallClock())
     core = wire_core(options, ports, server_version="bench")
     async with trio.open_nursery() as nursery:
         await nursery.start(core.run)

@@ -40,6 +40,7 @@ from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
 from repo.instance_groups import DeviceTable
 from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
+from simulation.source import SimulatedSource
 
 REQUESTS = 16_000  # per measurement; a multiple of 8
 HOPS = 50_000
@@ -105,22 +106,15 @@ class Noop:
         self._stopped.set()
 
 
-class Source:
+def source(config: str) -> SimulatedSource:
     """A repository of one model."""
 
-    def __init__(self, config: str) -> None:
-        self._config = config
+    def describe(name: str) -> ModelDescription:
+        files = ModelFiles(Path(name), subdirectories=("1",))
+        parsed = parse_config(config, f"{name}/config.pbtxt")
+        return prepare(parsed, files, devices=DeviceTable(), complete=None)
 
-    async def names(self) -> dict[str, str]:
-        return {"m": ""}
-
-    def forget(self, name: str) -> None:
-        """Nothing was brought along."""
-
-    async def describe(self, name: str, parameters: object) -> ModelDescription:
-        config = parse_config(self._config, "m/config.pbtxt")
-        files = ModelFiles(Path("m"), subdirectories=("1",))
-        return prepare(config, files, devices=DeviceTable(), complete=None)
+    return SimulatedSource(describe, ["m"])
 
 
 class WallClock:
@@ -168,7 +162,7 @@ def on_street(config: str, live: Life, clock: trio.abc.Clock | None = None) -> f
             instances.append(Noop())
             return instances[-1]
 
-        ports = Ports(source=Source(config), make_executor=make_executor, wall_clock=WallClock())
+        ports = Ports(source=source(config), make_executor=make_executor, wall_clock=WallClock())
         core = wire_core(ServerOptions(), ports, server_version="bench")
         async with trio.open_nursery() as nursery:
             await nursery.start(core.run)

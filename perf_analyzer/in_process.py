@@ -27,7 +27,7 @@ class EmbeddedServer(Protocol):
     async def respond(self, request: InferRequest, take: Callable[[InferResponse], None]) -> None:
         """Give every response to `take` as it comes; return after the last."""
 
-    def is_ready(self) -> bool: ...
+    async def is_ready(self) -> bool: ...
 
     def server_metadata(self) -> Document: ...
 
@@ -49,7 +49,7 @@ class LocalControl:
         self._server = server
 
     async def ready(self) -> bool:
-        return self._server.is_ready()
+        return await self._server.is_ready()
 
     async def server_metadata(self) -> Document:
         return self._server.server_metadata()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from repo.agents import AgentChain
 from repo.config_json import to_json
 from repo.config_rules import check_complete_config, check_config
 from repo.instance_groups import (
@@ -24,6 +25,7 @@ from repo.labels import load_labels
 from repo.model_config import ModelConfig
 from repo.normalise import normalise
 from repo.platforms import autofill
+from repo.scan import ModelIdentity, Sighting
 from repo.storage import Checkout
 from repo.versions import discover_versions, select_versions
 
@@ -45,6 +47,30 @@ class ModelDescription:
     instances: tuple[InstanceSpec, ...]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
     checkout: Checkout | None = None  # holds `directory` while versions made of it live
+    namespace: str = ""
+    agents: AgentChain | None = None  # hears when the model has been loaded, and when it has gone
+    seen: Sighting | None = None  # when it was described; None: a request brought the files
+    given_config: str | None = None  # the configuration, as JSON, that a load request brought
+    load_bytes: int = 0  # what one instance of one version is expected to take, at most
+    # Of an ensemble that was judged: the model of each step by the name that the step gives it.
+    members: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The model among those of all repositories: `<namespace>::<model>`, or its name alone."""
+        return str(ModelIdentity(self.namespace, self.config.name))
+
+    def retain(self) -> None:
+        """One more version is made of it; see `release`."""
+        for held in (self.checkout, self.agents):
+            if held is not None:
+                held.retain()
+
+    def release(self) -> None:
+        """A version made of it has ended; with the last one go local copies and agents."""
+        for held in (self.checkout, self.agents):
+            if held is not None:
+                held.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +79,7 @@ class ModelFiles:
 
     directory: Path
     subdirectories: tuple[str, ...] = ()
+    name: str = ""  # of the model, where that is not its directory's
     first_version: Mapping[str, bool] = field(default_factory=dict)  # name → is a directory
 
 
@@ -68,7 +95,7 @@ def prepare(
 
     `complete` is None when auto-completion is off.
     """
-    config = autofill(config, files.directory.name, files.first_version)
+    config = autofill(config, files.name or files.directory.name, files.first_version)
     config = normalise(config)
     check_config(config)
     versions = select_versions(config, discover_versions(files.subdirectories))

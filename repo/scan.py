@@ -7,7 +7,7 @@ never a model file. Loading, and remembering which load failed, is the business 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -56,6 +56,16 @@ class ModelTimestamps:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one look at the repositories told of a model, without reading any file of it."""
+
+    identity: ModelIdentity
+    path: str = ""  # of its directory, as messages print it
+    timestamps: ModelTimestamps = field(default_factory=ModelTimestamps)
+    is_duplicate: bool = False  # several repositories have it, so that none is taken
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One model directory; `directory` is relative to its repository's root."""
 
@@ -70,8 +80,17 @@ class ModelEntry:
         return self.identity.name
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether it has another name than its directory."""
+        return self.directory.rpartition("/")[2] != self.name
+
+    @property
     def path(self) -> str:
         return self.storage.full_path(self.directory)
+
+    @property
+    def sighting(self) -> Sighting:
+        return Sighting(self.identity, self.path, self.timestamps)
 
     def versions(self) -> tuple[int, ...]:
         """The versions found, ascending; warns of directories that are none."""
@@ -106,10 +125,16 @@ class ListingDiff:
     unmodified: tuple[ModelIdentity, ...]
 
 
-def scan(repositories: Sequence[Repository], *, namespacing: bool = False) -> RepositoryListing:
+def scan(
+    repositories: Sequence[Repository],
+    *,
+    namespacing: bool = False,
+    names: Collection[str] | None = None,
+) -> RepositoryListing:
     """List the models of all repositories. Raises OSError when a repository itself is unreadable.
 
-    Every directory is a model, hidden ones too; plain files are not.
+    Every directory is a model, hidden ones too; plain files are not. `names` asks for some of them,
+    with or without their namespaces.
     """
     models: dict[ModelIdentity, ModelEntry] = {}
     duplicates: set[ModelIdentity] = set()
@@ -117,6 +142,8 @@ def scan(repositories: Sequence[Repository], *, namespacing: bool = False) -> Re
         namespace = repository.storage.location if namespacing else ""
         for name, directory in _model_directories(repository):
             identity = ModelIdentity(namespace, name)
+            if names is not None and name not in names and str(identity) not in names:
+                continue
             if identity in models:
                 duplicates.add(identity)
             else:
@@ -158,7 +185,7 @@ def diff(old: RepositoryListing, new: RepositoryListing) -> ListingDiff:
     )
 
 
-def version_files_changed(old: ModelEntry, new: ModelEntry, version: int) -> bool:
+def version_files_changed(old: ModelTimestamps, new: ModelTimestamps, version: int) -> bool:
     """Whether a loaded `version` must be loaded anew because files that it may read changed.
 
     These are its own directory and everything beside the version directories, except the
@@ -167,10 +194,10 @@ def version_files_changed(old: ModelEntry, new: ModelEntry, version: int) -> boo
     return _files_of(old, version) != _files_of(new, version)
 
 
-def _files_of(entry: ModelEntry, version: int) -> dict[str, int]:
+def _files_of(timestamps: ModelTimestamps, version: int) -> dict[str, int]:
     return {
         name: changed_ns
-        for name, changed_ns in entry.timestamps.entries_ns.items()
+        for name, changed_ns in timestamps.entries_ns.items()
         if name == str(version) or not (name.isdecimal() or name in {CONFIG_FILE, CONFIG_DIRECTORY})
     }
 

@@ -137,6 +137,21 @@ def open_storage(location: str) -> Storage:
     return LocalStorage(location)
 
 
+def tree_bytes(directory: Path) -> int:
+    """How much the files below a local directory hold; 0 if it cannot be read."""
+    total = 0
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    total += tree_bytes(Path(entry.path))
+                else:
+                    total += entry.stat().st_size
+    except OSError:
+        return total
+    return total
+
+
 def _change_ns(status: os.stat_result) -> int:
     # A file copied in with its old mtime still has a new ctime.
     return max(status.st_mtime_ns, status.st_ctime_ns)

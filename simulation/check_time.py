@@ -79,11 +79,11 @@ def _idle_times(ledger: Ledger, life: Life) -> list[tuple[str, float, float]]:
     for spec in life.instances:
         if spec.passive:
             continue
-        since = -math.inf
+        since, until = life.spans.get(spec.name, (math.inf, math.inf))
         for ran in ledger.ran:
             if ran.life is life and ran.instance == spec.name:
                 if since < ran.at:
                     found.append((spec.name, since, ran.at))
                 since = max(since, ran.ended_at)
-        found.append((spec.name, since, math.inf))
+        found.append((spec.name, since, until))
     return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from protocol.inference import InferResponse
-from protocol.status import ServerError, unavailable
-from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Rescheduled, Timings
+from protocol.status import ServerError, invalid_arg, unavailable
+from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
 from simulation.ledger import Ledger, Life, Ran
 from simulation.traces import Trace
 
@@ -47,7 +48,7 @@ class SimulatedExecutor:
 
     def __init__(
         self,
-        context: InstanceContext,
+        name: str,
         *,
         latency: Latency,
         behaviour: Behaviour,
@@ -57,9 +58,13 @@ class SimulatedExecutor:
         ledger: Ledger,
         life: Life,
         depth: int,
+        load_seconds: float = 0.0,
+        broken: str = "",
     ) -> None:
+        self._load_seconds = load_seconds
+        self._broken = broken
         self.depth = depth
-        self.name = context.instance_name
+        self.name = name
         self.slowness = 1.0  # fault: executions take this many times as long
         self._latency = latency
         self._behaviour = behaviour
@@ -75,6 +80,11 @@ class SimulatedExecutor:
         self._finished: set[str] = set()  # decoupled requests whose final response is on its way
 
     async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        if self._load_seconds:
+            await trio.sleep(self._load_seconds)
+        if self._broken:
+            raise invalid_arg(self._broken)
+        self._life.spans[self.name] = (trio.current_time(), math.inf)
         task_status.started()
         await self._stopped.wait()
         if self._crash is not None:
@@ -112,6 +122,8 @@ class SimulatedExecutor:
         return not self._stopped.is_set()
 
     def stop(self) -> None:
+        since, _ = self._life.spans.get(self.name, (math.inf, math.inf))
+        self._life.spans[self.name] = (since, trio.current_time())
         self._stopped.set()
 
     def crash(self, error: BaseException) -> None:

@@ -78,6 +78,7 @@ async def reload_in_flight(world: World, model: str) -> None:
     Needs `--model-control-mode=explicit`.
     """
     world.trace.add("reload", model)
+    world.source.touch(model)
     world.ledger.life_of(model).end_now()
     await world.core.control_plane.load_model("", model, {})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import trio
@@ -41,7 +41,9 @@ class Life:
     is_dynamic: bool
     is_decoupled: bool
     is_cached: bool
-    instances: tuple[InstanceSpec, ...]
+    kept: bytes = b""  # of its configuration and files: an update that leaves it alone goes on here
+    instances: list[InstanceSpec] = field(default_factory=list)  # all that there ever were
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # from load to end, by name
     is_iterative: bool = False
     has_sequences: bool = False
     told_to_end_at: float = math.inf  # drained, unloaded, replaced or crashed
@@ -49,6 +51,13 @@ class Life:
     def end_now(self) -> None:
         """The version is told to end, or crashes."""
         self.told_to_end_at = min(self.told_to_end_at, trio.current_time())
+
+    def admit(self, spec: InstanceSpec) -> str:
+        """One more instance; no two in the life of a version have the same name here."""
+        same = sum(other.name.partition("#")[0] == spec.name for other in self.instances)
+        name = f"{spec.name}#{same + 1}" if same else spec.name
+        self.instances.append(replace(spec, name=name))
+        return name
 
     def policy_of(self, level: int) -> QueuePolicySettings:
         """The queue policy of a level; the default scheduler has none."""

@@ -26,6 +26,7 @@ from actors.bls import InstanceServices
 from actors.executor import Executor
 from actors.local_calls import infer
 from actors.options import ServerOptions
+from actors.policy.lifecycle import what_an_update_keeps
 from actors.policy.limiting import declared_resource
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor
@@ -47,6 +48,7 @@ from simulation.executor import Behaviour, Latency, Responses, SimulatedExecutor
 from simulation.ledger import Ledger, Life
 from simulation.leftovers import open_doors, remembered_mailboxes
 from simulation.seeding import seeded_scheduler
+from simulation.source import SimulatedSource
 from simulation.traces import Trace
 
 # A run that has reached this instant waits for something that will never happen. No scenario lasts
@@ -77,6 +79,8 @@ class SimulatedModel:
     together: Together | None = None
     directory: Path | None = None
     responses: Responses | None = None
+    load_seconds: float = 0.0
+    broken: str = ""  # why no instance of it can be loaded
 
 
 @functools.lru_cache(maxsize=_PREPARED_MODELS)
@@ -84,28 +88,6 @@ def _prepared(name: str, text: str, directory: Path) -> ModelDescription:
     config = parse_config(text, f"{name}/config.pbtxt")
     files = ModelFiles(directory, subdirectories=("1",))
     return prepare(config, files, devices=DeviceTable(), complete=None)
-
-
-class _Source:
-    """The simulated repository. Every load gets a configuration object of its own."""
-
-    def __init__(self, models: Mapping[str, SimulatedModel]) -> None:
-        self._models = models
-        self._loaded: set[str] = set()
-
-    async def names(self) -> Mapping[str, str]:
-        return dict.fromkeys(self._models, "")
-
-    async def describe(self, name: str, parameters: Mapping[str, str | bytes]) -> ModelDescription:
-        model = self._models[name]
-        description = _prepared(name, model.config, model.directory or Path(name))
-        if name in self._loaded:
-            return replace(description, config=copy_config(description.config))
-        self._loaded.add(name)
-        return description
-
-    def forget(self, name: str) -> None:
-        """Nothing is remembered here."""
 
 
 class _WallClock:
@@ -179,7 +161,7 @@ class World:
         expected_errors: Sequence[str] = (),
         submit_door: int | None = None,
     ) -> None:
-        self._models = models
+        self.models = dict(models)  # a scenario may change them; see `source`
         self._options = options or ServerOptions(model_repository=("simulated",))
         self._expected_errors = expected_errors
         self._submit_door = submit_door
@@ -189,12 +171,14 @@ class World:
         for argument in self._options.rate_limit_resource:
             declared = declared_resource(argument)
             self.ledger.declared[declared.name] = declared.count
+        self.source = SimulatedSource(self._describe, list(self.models))
         self.executors: dict[str, SimulatedExecutor] = {}
         self.services: dict[str, InstanceServices] = {}
         self.clock = trio.testing.MockClock(autojump_threshold=0)
         self._lives: dict[int, Life] = {}  # by identity of the configuration object
         self._clients: list[Client] = []
-        self._configs: list[ModelConfig] = []  # kept, so that identities stay unique
+        # Every description, and what an update of it keeps; so identities stay unique, too.
+        self._described: dict[int, tuple[ModelDescription, bytes]] = {}
         self.random: Random
         self.core: Core
         self._nursery: trio.Nursery
@@ -279,14 +263,14 @@ class World:
         self._nursery.start_soon(run, *arguments)
 
     def life_of_config(self, config: ModelConfig) -> Life:
-        """The version that was loaded with this very configuration object."""
-        return self._lives[id(config)]
+        """The version that was loaded, or updated, with this very configuration object."""
+        return self._life_with(config)
 
     # --- the run ---------------------------------------------------------------------------------
 
     async def _run(self, scenario: Scenario, limit: trio.CancelScope) -> None:
         ports = Ports(
-            source=_Source(self._models),
+            source=self.source,
             make_executor=self._make_executor_with,
             wall_clock=_WallClock(),
         )
@@ -323,15 +307,30 @@ class World:
             for serving in self.core.index.value.serving():
                 self.ledger.pending[serving.name] = serving.pending()
 
+    def _describe(self, name: str) -> ModelDescription:
+        """Every description has a configuration object of its own, by which its life is known."""
+        description = _prepared_as(self.models[name], name)
+        description = replace(description, config=copy_config(description.config))
+        files = {
+            entry: changed
+            for entry, changed in self.source.entries[name].items()
+            if entry != "config.pbtxt"
+        }
+        kept = what_an_update_keeps(description.config) + repr(files).encode()
+        self._described[id(description.config)] = (description, kept)
+        return description
+
     def _make_executor_with(self, context: InstanceContext, services: InstanceServices) -> Executor:
         self.services[context.instance_name] = services
         return self._make_executor(context)
 
     def _make_executor(self, context: InstanceContext) -> Executor:
-        model = self._models[context.model_name]
-        life = self._lives.get(id(context.config)) or self._begin_life(context.config)
+        model = self.models[context.model_name]
+        life = self._life_with(context.config)
+        description, _ = self._described[id(context.config)]
+        spec = next(one for one in description.instances if one.name == context.instance_name)
         executor = SimulatedExecutor(
-            context,
+            life.admit(spec),
             latency=model.latency,
             behaviour=model.behaviour,
             together=model.together,
@@ -340,26 +339,42 @@ class World:
             ledger=self.ledger,
             life=life,
             depth=model.depth,
+            load_seconds=model.load_seconds,
+            broken=model.broken,
         )
         self.executors[context.instance_name] = executor
         return executor
 
-    def _begin_life(self, config: ModelConfig) -> Life:
-        earlier = [life for life in self.ledger.lives if life.model == config.name]
-        description = _prepared_as(self._models[config.name], config.name)
+    def _life_with(self, config: ModelConfig) -> Life:
+        """The version that a configuration object was made for, or whose instances it changes."""
+        life = self._lives.get(id(config))
+        if life is None:
+            _, kept = self._described[id(config)]
+            earlier = [life for life in self.ledger.lives if life.model == config.name]
+            if self._serves(config.name) and earlier[-1].kept == kept:
+                life = self._lives[id(config)] = earlier[-1]
+            else:
+                for other in earlier:
+                    other.end_now()
+                life = self._begin_life(config, kept, len(earlier))
+        return life
+
+    def _serves(self, name: str) -> bool:
+        return self.core.index.value.models[name].latest is not None
+
+    def _begin_life(self, config: ModelConfig, kept: bytes, generation: int) -> Life:
         sequences = sequence_settings(config)
         life = Life(
             model=config.name,
-            generation=len(earlier),
+            generation=generation,
             batching=batching_settings(config),
             is_dynamic=scheduling_choice(config) == "dynamic_batching",
             is_decoupled=is_decoupled(config),
             is_cached=config.response_cache.enable and self._options.cache_bytes is not None,
-            instances=description.instances,
+            kept=kept,
             has_sequences=sequences is not None,
             is_iterative=sequences is not None and sequences.iterative,
         )
-        self._configs.append(config)
         self._lives[id(config)] = life
         self.ledger.lives.append(life)
         return life

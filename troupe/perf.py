@@ -42,8 +42,8 @@ class _Embedded:
             while (response := await call.next()) is not None:
                 take(response)
 
-    def is_ready(self) -> bool:
-        return self._core.control_plane.is_ready()
+    async def is_ready(self) -> bool:
+        return await self._core.control_plane.is_ready()
 
     def server_metadata(self) -> Json:
         return self._core.control_plane.server_metadata()

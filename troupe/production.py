@@ -21,9 +21,10 @@ from actors.process_zygote import Starter
 from actors.trace_ports import SpanExporter, TracePorts, Work
 from actors.wiring import Ports
 from repo.backends.base import InstanceContext
-from repo.backends.registry import PYTHON, create_backend, own_module
+from repo.backends.registry import PYTHON, create_backend, worker_module
 from repo.config_json import to_json
 from repo.instance_groups import DeviceTable
+from repo.memory import available_bytes
 from troupe.logs import follow
 
 log = logging.getLogger("model")
@@ -52,7 +53,7 @@ def make_executor(
     starter: Starter, context: InstanceContext, services: InstanceServices
 ) -> Executor:
     """A worker process for what runs in Python, a worker thread for everything else."""
-    module = own_module(context.config)
+    module = worker_module(context.config, context.settings)
     if context.config.backend == PYTHON or module is not None:
         from actors.process_executor import ProcessExecutor
         from repo.backends.python.launch import worker_spec
@@ -73,7 +74,13 @@ async def complete_python(context: InstanceContext) -> str | None:
     from actors.process_autocomplete import auto_complete
     from repo.backends.python.launch import worker_spec
 
-    prepare = partial(worker_spec, context, to_json(context.config), auto_complete=True)
+    prepare = partial(
+        worker_spec,
+        context,
+        to_json(context.config),
+        backend_directory=worker_module(context.config, context.settings),
+        auto_complete=True,
+    )
     return await auto_complete(prepare, log=partial(log_of_model, context.instance_name))
 
 
@@ -107,4 +114,5 @@ def production_ports(options: ServerOptions, starter: Starter) -> Ports:
             make_exporter=_make_exporter,
             environment=os.environ,
         ),
+        available_memory=available_bytes,
     )

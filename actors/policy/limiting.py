@@ -223,6 +223,10 @@ class RateLimiter:
             self._used.update(lender.needs)
             lender.lends = False
 
+    def is_allocated(self, instance: int) -> bool:
+        """Whether the instance has been granted an execution that it has not released."""
+        return instance in self._allocated
+
     def knows(self, group: Hashable) -> bool:
         """Whether the group has any instance."""
         return group in self._groups

@@ -62,6 +62,15 @@ class SequencePolicy(Protocol):
     def released(self, number: int, now: float, *, rescheduled: bool) -> None:
         """A dispatched request has had its final response, or asks to be executed again."""
 
+    def add(self, instance: int, now: float) -> None:
+        """One more instance: its slots are for whoever waits, or comes."""
+
+    def retire(self, instance: int) -> None:
+        """This instance gets no further sequence; those that it has go on to their end."""
+
+    def vacated(self) -> list[int]:
+        """The retired instances that have become free of sequences, each once; then forgotten."""
+
     def grant(self, instance: int) -> None:
         """`instance` can take one more execution."""
 

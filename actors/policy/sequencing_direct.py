@@ -61,6 +61,19 @@ class DirectBatcher:
         elif ticket.sequence is not None:
             self._table.finish(ticket.sequence)
 
+    def add(self, instance: int, now: float) -> None:
+        self._grants[instance] = 0
+        self._table.add(instance, now)
+
+    def retire(self, instance: int) -> None:
+        self._table.retire(instance)
+
+    def vacated(self) -> list[int]:
+        found = self._table.vacated()
+        for instance in found:
+            self._grants.pop(instance, None)
+        return found
+
     def grant(self, instance: int) -> None:
         self._grants[instance] += 1
 

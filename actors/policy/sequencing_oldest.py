@@ -37,13 +37,13 @@ class OldestBatcher:
     def __init__(self, settings: SequenceSettings, instances: Sequence[int]) -> None:
         self._table = SlotTable(settings, instances)
         self._iterative = settings.iterative
-        batching = BatchingSettings(
+        self._settings = BatchingSettings(
             max_batch_size=settings.max_batch_size,
             preferred_batch_sizes=settings.preferred_batch_sizes,
             max_queue_delay_seconds=settings.max_queue_delay_seconds,
         )
         self._batchers = {
-            instance: DynamicBatcher(batching, on_demand=True) for instance in instances
+            instance: DynamicBatcher(self._settings, on_demand=True) for instance in instances
         }
         self._inside: dict[int, Slot] = {}  # the slots of requests that a batcher or instance has
         self._batching = 0  # how many of these a batcher still has
@@ -77,6 +77,21 @@ class OldestBatcher:
             self._table.come_back(ticket, now)
         elif self._iterative and ticket.sequence is not None:
             self._table.finish(ticket.sequence)
+
+    def add(self, instance: int, now: float) -> None:
+        self._batchers[instance] = DynamicBatcher(self._settings, on_demand=True)
+        self._table.add(instance, now)
+
+    def retire(self, instance: int) -> None:
+        self._table.retire(instance)
+
+    def vacated(self) -> list[int]:
+        found = self._table.vacated()
+        for instance in found:
+            self._batchers.pop(instance, None)
+            self._touched.pop(instance, None)
+            self._wakes.pop(instance, None)
+        return found
 
     def grant(self, instance: int) -> None:
         self._batchers[instance].grant(instance)

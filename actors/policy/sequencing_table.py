@@ -73,6 +73,11 @@ class Slot:
     queue: deque[SequenceTicket | None] = field(default_factory=deque)
     running: SequenceTicket | None = None  # oldest strategy: inside the batcher, or executing
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether a sequence lives here, or the last request of one has not ended."""
+        return self.owner is not None or self.running is not None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RefuseRequest:
@@ -136,11 +141,10 @@ class SlotTable:
 
     def __init__(self, settings: SequenceSettings, instances: Sequence[int]) -> None:
         self._idle_seconds = settings.max_sequence_idle_seconds
+        self._slots_per_instance = settings.slots_per_instance
         self._iterative = settings.iterative
-        self.rows: dict[int, list[Slot]] = {
-            instance: [Slot(instance, number) for number in range(settings.slots_per_instance)]
-            for instance in instances
-        }
+        self.rows: dict[int, list[Slot]] = {instance: self._row(instance) for instance in instances}
+        self._retired: dict[int, None] = {}  # of the instances in `rows`
         # Slot 0 of every instance first, so that batches stay short; among equals the one that has
         # been free longest, so that short sequences do not all go to the same instance.
         self._freed = itertools.count()
@@ -193,6 +197,33 @@ class SlotTable:
         if SequenceFlag.END in ticket.flags:
             self._close(sequence)
         return None
+
+    def add(self, instance: int, now: float) -> None:
+        """One more instance: its slots are for whoever waits, or comes."""
+        row = self.rows[instance] = self._row(instance)
+        for slot in row:
+            self.release(slot, now, self.outbox)
+
+    def retire(self, instance: int) -> None:
+        """This instance gets no further sequence."""
+        self._retired[instance] = None
+        self._free = [place for place in self._free if place[2] != instance]
+        heapq.heapify(self._free)
+
+    def vacated(self) -> list[int]:
+        """The retired instances whose slots have all been left, each once; then forgotten.
+
+        A passive one never had any.
+        """
+        found = [
+            instance
+            for instance in self._retired
+            if not any(slot.is_taken for slot in self.rows.get(instance, ()))
+        ]
+        for instance in found:
+            del self._retired[instance]
+            self.rows.pop(instance, None)
+        return found
 
     def cancel(self, number: int) -> bool:
         """Nobody waits for this request any longer; False when it does not wait here.
@@ -269,6 +300,8 @@ class SlotTable:
         """The slot's owner is done with it: the first of the backlog gets it."""
         assert not slot.queue, "nothing follows the end of a sequence"
         slot.owner = None
+        if slot.instance in self._retired:
+            return
         while self._backlog:
             sequence, _ = self._backlog.popitem(last=False)
             if not any(ticket.is_cancelled for ticket in sequence.backlog):
@@ -314,6 +347,9 @@ class SlotTable:
         return math.inf
 
     # --- how -------------------------------------------------------------------------------------
+
+    def _row(self, instance: int) -> list[Slot]:
+        return [Slot(instance, number) for number in range(self._slots_per_instance)]
 
     def _auto_id(self) -> int:
         """An id for a request without one; not one that a client uses at the moment."""

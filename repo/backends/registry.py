@@ -26,6 +26,11 @@ from repo.platforms import PYTHON_RUNTIME
 
 ENTRY_POINT_GROUP: Final = "troupe.backends"
 
+BACKEND_DIRECTORY: Final = "backend-directory"
+"""The setting that says where Python-based backends stand."""
+
+DEFAULT_DIRECTORY: Final = "/opt/tritonserver/backends"
+
 PYTHON: Final = "python"
 """The backend whose models are a `model.py` in a worker process of its own."""
 
@@ -131,26 +136,20 @@ def auto_complete(context: InstanceContext) -> ModelConfig:
     return accept_completed(context.config, completed)
 
 
-def python_based(backend: str, settings: Mapping[str, str]) -> Path | None:
-    """The `model.py` that implements a Python-based backend; None when there is none.
+def worker_module(config: ModelConfig, settings: Mapping[str, str]) -> Path | None:
+    """The directory of the model.py that runs a model in a worker process, for all its models.
 
-    It is `<backend-directory>/<backend>/model.py`; its models need no model.py of their own.
+    That of a Python-based backend is `<backend-directory>/<backend>`; the backend Troupe brings
+    itself is that of PyTorch models with `runtime: "model.py"`. None for a model that runs in a
+    thread, or is a model.py itself.
     """
-    directory = settings.get("backend-directory")
-    if not directory or backend in _NATIVE or backend == PYTHON:
+    if config.backend == PYTHON or (config.backend in _NATIVE and config.runtime != PYTHON_RUNTIME):
         return None
-    path = Path(directory, backend, "model.py")
-    return path if path.is_file() else None
-
-
-def own_module(config: ModelConfig) -> Path | None:
-    """The directory of the model.py with which Troupe itself runs a model in a worker process.
-
-    None for a model that runs in a thread, or is a model.py itself.
-    """
-    if config.backend == "pytorch" and config.runtime == PYTHON_RUNTIME:
-        return Path(__file__).with_name("pytorch_worker")
-    return None
+    found = Path(settings.get(BACKEND_DIRECTORY, DEFAULT_DIRECTORY), config.backend)
+    is_name = config.backend not in {"", "..", "."} and "/" not in config.backend
+    if is_name and (found / PYTHON_RUNTIME).is_file():
+        return found
+    return Path(__file__).with_name("pytorch_worker") if config.backend == "pytorch" else None
 
 
 def preferred_groups(config: ModelConfig) -> Sequence[PreferredGroup]:

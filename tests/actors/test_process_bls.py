@@ -31,6 +31,9 @@ class Street:
         self.models = {"plain": False, "stream": True}
         self.index = SimpleNamespace(value=self)
 
+    def entry_of(self, name: str) -> object:
+        return self.models.get(name)
+
     def find(self, name: str, version: str) -> SimpleNamespace:
         if name not in self.models:
             raise not_found(f"Request for unknown model: '{name}' is not found")

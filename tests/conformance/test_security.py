@@ -464,7 +464,9 @@ def test_cve_2025_33238_control_and_work_at_the_same_time(http_server: Any) -> N
         rest = Rest(http_server.http)
         for _ in range(count):
             response = rest.ask(method, path, body)
-            if response.status not in allowed:
+            if response.status not in allowed and not (
+                path.endswith("/load") and b"Newer operation has been applied" in response.body
+            ):
                 surprises.append((path, response.status, response.body))
         rest.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -374,14 +374,22 @@ def test_a_backend_without_completion_changes_nothing() -> None:
 
 
 def test_a_python_based_backend_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "vllm").mkdir()
-    (tmp_path / "vllm" / "model.py").write_text("")
+    for name in ("vllm", "pytorch", "identity"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.py").write_text("")
     settings = {"backend-directory": str(tmp_path)}
 
-    assert registry.python_based("vllm", settings) == tmp_path / "vllm" / "model.py"
-    assert registry.python_based("other", settings) is None
-    assert registry.python_based("identity", settings) is None
-    assert registry.python_based("vllm", {}) is None
+    def module(text: str, settings: Mapping[str, str] = settings) -> Path | None:
+        return registry.worker_module(parse_config(text, "x"), settings)
+
+    assert module('backend: "vllm"') == tmp_path / "vllm"
+    assert module('backend: "vllm"', {}) is None
+    assert module('backend: "other"') is None
+    assert module('backend: "../vllm"') is None
+    assert module('backend: "python"') is None
+    assert module('backend: "identity"') is None
+    assert module('backend: "pytorch"') is None
+    assert module('backend: "pytorch" runtime: "model.py"') == tmp_path / "pytorch"
 
 
 def test_python_models_prefer_a_gpu() -> None:

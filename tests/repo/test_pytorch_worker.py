@@ -69,7 +69,9 @@ def spec(directory: Path, text: str, parameters: dict[str, str], kind: str = "CP
     )
     config = parse_config(f'name: "m" backend: "pytorch" runtime: "model.py" {text} {written}', "x")
     context = InstanceContext(config, 1, directory, "m_0", kind)
-    return worker_spec(context, to_json(config), backend_directory=registry.own_module(config))
+    return worker_spec(
+        context, to_json(config), backend_directory=registry.worker_module(config, {})
+    )
 
 
 def write(directory: Path, source: str = SCALE, **files: str) -> Path:
@@ -240,7 +242,7 @@ def test_every_configured_output_is_given(backend: Any) -> None:
 
 def test_only_a_module_has_a_worker() -> None:
     def place(text: str) -> Path | None:
-        return registry.own_module(parse_config(text, "x"))
+        return registry.worker_module(parse_config(text, "x"), {})
 
     assert place('backend: "pytorch"') is None
     assert place('backend: "identity" runtime: "model.py"') is None

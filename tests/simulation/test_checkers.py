@@ -56,7 +56,8 @@ class Story:
             is_dynamic=is_dynamic,
             is_decoupled=False,
             is_cached=False,
-            instances=specs,
+            instances=list(specs),
+            spans={spec.name: (-math.inf, math.inf) for spec in specs},
         )
         self.ledger.lives.append(self.life)
 

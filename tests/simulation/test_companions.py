@@ -91,7 +91,7 @@ def test_resources_that_can_never_be_had_fail_the_load() -> None:
     )
 
     async def scenario(world: World) -> None:
-        (row,) = world.core.control_plane.repository_index("", ready_only=False)
+        (row,) = world.core.control_plane.index_rows(ready_only=False)
         assert "limited to 3" in str(row["reason"])
         assert "the minimum required count is 4" in str(row["reason"])
 
@@ -154,7 +154,7 @@ def test_a_warm_up_that_fails_fails_the_load() -> None:
         return invalid_arg("no such weights")
 
     async def scenario(world: World) -> None:
-        (row,) = world.core.control_plane.repository_index("", ready_only=False)
+        (row,) = world.core.control_plane.index_rows(ready_only=False)
         assert "failed to run warmup sample 'w': no such weights; " in str(row["reason"])
 
     options = ServerOptions(model_repository=("simulated",), exit_on_error=False)

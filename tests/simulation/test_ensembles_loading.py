@@ -25,12 +25,12 @@ from tests.simulation.ensemble_worlds import (
 
 
 def reasons(world: World) -> dict[str, str]:
-    rows = world.core.control_plane.repository_index("", ready_only=False)
+    rows = world.core.control_plane.index_rows(ready_only=False)
     return {str(row["name"]): str(row.get("reason", "")) for row in rows}
 
 
 def states(world: World) -> dict[str, str]:
-    rows = world.core.control_plane.repository_index("", ready_only=False)
+    rows = world.core.control_plane.index_rows(ready_only=False)
     return {str(row["name"]): str(row.get("state", "")) for row in rows}
 
 
@@ -82,7 +82,7 @@ def test_an_ensemble_goes_and_comes_with_its_members() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert trio.current_time() == 2.0
         assert states(world) == {"a": "READY", "b": "UNAVAILABLE", "e": "UNAVAILABLE"}
-        assert world.core.control_plane.is_ready()
+        assert await world.core.control_plane.is_ready()
         await control.load_model("", "b", {})
         assert states(world) == {"a": "READY", "b": "READY", "e": "READY"}
         await world.infer("e")
@@ -97,6 +97,7 @@ def test_a_request_keeps_its_members_while_they_are_reloaded() -> None:
             for _ in range(3):
                 nursery.start_soon(lambda: world.infer("e"))
             await trio.testing.wait_all_tasks_blocked()
+            world.source.touch("b")
             await world.core.control_plane.load_model("", "b", {})
             await world.infer("e")
         assert len([life for life in world.ledger.lives if life.model == "b"]) == 2

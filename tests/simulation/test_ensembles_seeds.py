@@ -56,6 +56,7 @@ def test_everybody_is_answered_whatever_the_order(seed: int) -> None:
             name = random.choice(["a", "b", "c", "source", "fan"])
             if random.random() < 0.5:
                 await control.unload_model("", name, unload_dependents=False)
+            world.source.touch(name)
             await control.load_model("", name, {})
 
     async def scenario(world: World) -> None:

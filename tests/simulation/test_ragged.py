@@ -97,7 +97,7 @@ def test_42_a_batch_input_is_int32_or_fp32(data_type: str, reason: str) -> None:
     options = ServerOptions(model_repository=("simulated",), exit_on_error=False)
 
     async def scenario(world: World) -> None:
-        (row,) = world.core.control_plane.repository_index("", ready_only=False)
+        (row,) = world.core.control_plane.index_rows(ready_only=False)
         assert reason in str(row.get("reason", ""))
         assert (row.get("state") == "READY") == (not reason)
 

@@ -75,7 +75,7 @@ def reasons(models: dict[str, str], *resources: str) -> dict[str, str]:
     found: dict[str, str] = {}
 
     async def scenario(world: World) -> None:
-        for row in world.core.control_plane.repository_index("", ready_only=False):
+        for row in world.core.control_plane.index_rows(ready_only=False):
             if row["state"] != "READY":
                 found[str(row["name"])] = str(row["reason"])
 

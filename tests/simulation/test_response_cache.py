@@ -225,7 +225,7 @@ def test_73_a_model_that_cannot_be_cached_does_not_load(more: str, what: str) ->
     options = replace(CACHE, exit_on_error=False)
 
     async def scenario(world: World) -> None:
-        (row,) = world.core.control_plane.repository_index("", ready_only=False)
+        (row,) = world.core.control_plane.index_rows(ready_only=False)
         assert f"Response Cache does not currently support model m with {what}." in str(
             row["reason"]
         )

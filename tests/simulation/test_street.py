@@ -187,8 +187,8 @@ def test_a_crashed_instance_answers_everyone_and_other_models_live_on() -> None:
             await trio.sleep(0.5)
             world.executors["m_0"].crash(RuntimeError("the device fell off the bus"))
         assert len(failures) == 3
-        assert not world.core.control_plane.is_ready()
-        row = world.core.control_plane.repository_index("", ready_only=False)[0]
+        assert not await world.core.control_plane.is_ready()
+        row = world.core.control_plane.index_rows(ready_only=False)[0]
         assert row["state"] == "UNAVAILABLE"
         assert "the device fell off the bus" in str(row["reason"])
         await world.infer("other")
