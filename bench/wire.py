@@ -6,7 +6,8 @@ gRPC: unary ModelInfer through a batcher to an in-process no-op, with constant h
 header that changes on each call; one call at a time; 600 kB tensors. HTTP: binary tensors. The
 servers take turns, `ROUNDS` times; a ratio is taken within a round and the table gives the median
 with its extremes. CPU is user and system time of the server process per answer. uvicorn with
-httptools and uvloop is installed into `.peers/wire` by the first run.
+httptools and uvloop is installed into `.peers/wire` by the first run; `bench/uvicorn_apps.py` says
+what its two applications do and leave out.
 
     python bench/wire.py --before FOLDER  # Troupe beside itself as it is in another checkout
 """
@@ -77,8 +78,8 @@ def running(name: str, repository: Path, *, before: Path = ROOT) -> Iterator[Ser
         ]
         ready = "Metrics Service"
     else:
-        interpreter = uvicorn_interpreter() if name == "uvicorn" else sys.executable
-        port = http_port if name == "uvicorn" else grpc_port
+        interpreter = uvicorn_interpreter() if "uvicorn" in name else sys.executable
+        port = http_port if "uvicorn" in name else grpc_port
         command = [
             str(interpreter), str(ROOT / "bench" / "wire_peers.py"), name, "--port", str(port)
         ]  # fmt: skip
@@ -149,13 +150,15 @@ class Row:
 
 
 GRPC = ("troupe", "grpcio-aio", "grpcio-sync")
+HTTP = ("troupe", "uvicorn", "uvicorn-full")
 ROWS = (
     Row("gRPC, 64 in flight, constant headers", GRPC, 4, 16),
     Row("gRPC, 64 in flight, a new header each call", GRPC, 4, 16, fresh_headers=True),
     Row("gRPC, one call at a time", GRPC, 1, 1),
     Row("gRPC, 600 kB tensors, 4 in flight", GRPC, 1, 4, elements=150_000),
-    Row("HTTP, binary, 64 connections", ("troupe", "uvicorn"), 64, 1, http=True),
-    Row("HTTP, binary, one connection", ("troupe", "uvicorn"), 1, 1, http=True),
+    Row("HTTP, binary, 64 connections", HTTP, 64, 1, http=True),
+    Row("HTTP, binary, one connection", HTTP, 1, 1, http=True),
+    Row("HTTP, 600 kB tensors, 4 connections", HTTP, 4, 1, elements=150_000, http=True),
 )
 
 

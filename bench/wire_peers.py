@@ -2,17 +2,18 @@
 
     python bench/wire_peers.py grpcio-aio --port 8001     ModelInfer through a batching task
     python bench/wire_peers.py grpcio-sync --port 8001    ModelInfer in a thread pool
-    python bench/wire_peers.py uvicorn --port 8000        binary tensors, httptools and uvloop
+    python bench/wire_peers.py uvicorn --port 8000        REST, httptools and uvloop, the least work
+    python bench/wire_peers.py uvicorn-full --port 8000   REST, with the duties of a server
 
 Each parses a request, hands its tensors to a batcher (but for grpcio-sync, whose threads would only
-wait for each other), gives them back and serializes the response.
+wait for each other), gives them back and serializes the response. `bench/uvicorn_apps.py` says what
+the two applications on uvicorn do.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -99,73 +100,9 @@ def serve_sync(port: int) -> None:
     server.wait_for_termination()
 
 
-def serve_uvicorn(port: int) -> None:
-    import numpy as np
-    import uvicorn
-
-    batchers: list[Batcher] = []
-
-    def work(request: tuple[dict[str, Any], bytes]) -> tuple[bytes, bytes]:
-        header, body = request
-        outputs, parts, at = [], [], 0
-        for tensor in header["inputs"]:
-            size = tensor["parameters"]["binary_data_size"]
-            array = np.frombuffer(body, dtype=np.float32, count=size // 4, offset=at)
-            at += size
-            outputs.append(
-                {
-                    "name": tensor["name"].replace("INPUT", "OUTPUT"),
-                    "datatype": tensor["datatype"],
-                    "shape": tensor["shape"],
-                    "parameters": {"binary_data_size": size},
-                }
-            )
-            parts.append(array.tobytes())
-        text = json.dumps({"model_name": "noop", "model_version": "1", "outputs": outputs})
-        return text.encode(), b"".join(parts)
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                if message["type"] == "lifespan.startup":
-                    batchers.append(Batcher(work))
-                    background.append(asyncio.ensure_future(batchers[0].run()))
-                await send({"type": f"{message['type']}.complete"})
-                if message["type"] == "lifespan.shutdown":
-                    background[0].cancel()
-                    return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        length = int(dict(scope["headers"])[b"inference-header-content-length"])
-        text, tensors = await batchers[0].ask((json.loads(body[:length]), body[length:]))
-        headers = [
-            (b"content-type", b"application/octet-stream"),
-            (b"inference-header-content-length", str(len(text)).encode()),
-            (b"content-length", str(len(text) + len(tensors)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": text + tensors})
-
-    background: list[asyncio.Future[None]] = []
-    print("ready", flush=True)
-    uvicorn.run(
-        application,
-        host="127.0.0.1",
-        port=port,
-        http="httptools",
-        loop="uvloop",
-        log_level="warning",
-        lifespan="on",
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("server", choices=("grpcio-aio", "grpcio-sync", "uvicorn"))
+    parser.add_argument("server", choices=("grpcio-aio", "grpcio-sync", "uvicorn", "uvicorn-full"))
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
     match given.server:
@@ -174,8 +111,10 @@ def main() -> None:
             asyncio.run(run)
         case "grpcio-sync":
             serve_sync(given.port)
-        case "uvicorn":
-            serve_uvicorn(given.port)
+        case name:
+            from bench import uvicorn_apps  # its packages are not everybody's
+
+            uvicorn_apps.serve(given.port, full=name == "uvicorn-full")
 
 
 if __name__ == "__main__":
