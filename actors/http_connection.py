@@ -1,9 +1,11 @@
-"""One HTTP/1.1 connection of the REST port: a reader and a writer.
+"""One HTTP/1.1 connection of the REST port: what it hears, what it is answered, and a writer.
 
 Owns the codec, the requests that have come and wait for their turn, and the one that is being
-answered. The reader parses, admits and submits; the writer encodes replies and sends whatever has
-come since it last looked in one go. Inference takes no task of its own; a control operation is
-answered by a short task. Requests are answered one after the other, in the order of their coming.
+answered. What its inlet brings is parsed, admitted and submitted at once, and what a model replies
+is encoded and sent at once, in the turns of the tasks that bring it. The writer sends what the peer
+did not take at once, and everything that is no inference's reply. Inference takes no task of its
+own; a control operation is answered by a short task. Requests are answered one after the other, in
+the order of their coming.
 
 A client that goes takes its request along, wherever that is. One that does not read stops the model
 that answers it, by its window, and later loses its connection; one that sends requests without
@@ -27,7 +29,9 @@ from actors.http_control import Answer
 from actors.http_exchanges import Exchange, failure, give_up
 from actors.http_operations import HttpOperations
 from actors.http_outbox import Outbox
+from actors.inlets import Inlet
 from actors.messages import Reply
+from actors.reply_desk import ReplyDesk
 from actors.tls import HTTP1, HandshakeFailed, handshake
 from actors.tracing import FrontTrace
 from protocol.http1 import (
@@ -46,9 +50,7 @@ from protocol.status import MAX_LOGGED_ID_CHARACTERS, ServerError, logged_prefix
 
 log = logging.getLogger(__name__)
 
-# One inference of a connection is under way at a time, so one reply is; some late ones of requests
-# that were given up may still be on their way.
-REPLY_DOOR: Final = 8
+# One request of a connection is answered at a time.
 ANSWER_DOOR: Final = 1
 # Pipelined requests wait unread once the bodies that wait hold this much; and no further request is
 # begun while this much of earlier answers has not been sent.
@@ -57,8 +59,7 @@ MAX_UNSENT_BYTES: Final = 1 << 18
 # How long a peer may take to hang up after our last word. Closing at once, with bytes of it unread,
 # would reset the connection and could take that word back.
 LINGER_SECONDS: Final = 1.0
-# What is read and dropped of a peer that should have nothing more to say, at a time and in all.
-DISCARD_READ_BYTES: Final = 1 << 16
+# What is read and dropped of a peer that should have nothing more to say.
 MAX_DISCARDED_BYTES: Final = 1 << 26
 # When the server stops, a request that is only half here may take this long to come.
 DRAIN_GRACE_SECONDS: Final = 3.0
@@ -70,16 +71,20 @@ class HttpConnection:
     def __init__(
         self,
         stream: trio.abc.HalfCloseableStream,
+        inlet: Inlet,
         *,
         operations: HttpOperations,
+        desk: ReplyDesk,
         limits: HttpLimits,
         heads: HeadParser,
     ) -> None:
+        """What comes from `inlet` and what goes to `stream` are the two ways of one connection."""
         self._stream = stream
+        self._inlet = inlet
         self._operations = operations
+        self._desk = desk
         self._http = Http1Connection(limits, now=trio.current_time(), heads=heads)
         self._mailbox = Mailbox()
-        self._replies: Door[Reply] = self._mailbox.door(REPLY_DOOR)
         self._answers: Door[Answer] = self._mailbox.door(ANSWER_DOOR)
         self._waiting: deque[HttpEvent] = deque()  # bounded by HttpLimits and MAX_WAITING_BYTES
         self._waiting_bytes = 0
@@ -87,8 +92,9 @@ class HttpConnection:
         self._exchange: Exchange | None = None  # of the current request, if it is for a model
         self._outbox = Outbox(stream)
         self._sending: list[FrontTrace] = []  # of answers in the outbox; as a rule none is traced
-        self._resume: trio.Event | None = None  # what the reader waits for, if it waits
         self._is_met = False  # whether TLS has been agreed on, if there is any
+        self._paused = False  # the peer is read no further until it has had more answers
+        self._discarded = 0  # bytes that came after all that would be answered
         self._has_left = trio.Event()  # the peer sends no more
         self._closing = False  # nothing more is said after what is in the outbox
         self._lingers = False  # our last word is one that the peer should hear
@@ -104,7 +110,7 @@ class HttpConnection:
                 await handshake(self._stream, HTTP1)
                 self._is_met = True
                 async with trio.open_nursery() as self._nursery:
-                    self._nursery.start_soon(self._read)
+                    self._nursery.start_soon(self._inlet.run, self)
                     await self._write()
                     self._nursery.cancel_scope.cancel()
         except HandshakeFailed as error:
@@ -142,33 +148,30 @@ class HttpConnection:
 
     # --- reader ------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        http, stream = self._http, self._stream
-        try:
-            while not (http.is_closed or self._closing):
-                if not http.wants_data or self._waiting_bytes > MAX_WAITING_BYTES:
-                    self._resume = trio.Event()
-                    await self._resume.wait()
-                    self._take(http.receive(b"", trio.current_time()))
-                    continue
-                data = await stream.receive_some(http.read_size)
-                if not data:
-                    break
-                self._take(http.receive(bytes(data), trio.current_time()))
-            else:
-                await self._discard()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._abandon()
-            self._close()
+    @property
+    def read_size(self) -> int:
+        return self._http.read_size
+
+    def hear(self, data: bytes) -> None:
+        """Take in what the peer has said, and begin what can be begun."""
+        if not data:
+            self._leave()
+        elif self._closing or self._http.is_closed:
+            self._discard(len(data))
+        else:
+            self._take(self._http.receive(data, trio.current_time()))
+
+    def lose(self) -> None:
+        """The peer has vanished."""
+        self._abandon()
+        self._close()
         self._leave()
 
-    async def _discard(self) -> None:
-        """No further request is taken; return once the peer has hung up."""
-        dropped = 0
-        while data := await self._stream.receive_some(DISCARD_READ_BYTES):
-            dropped += len(data)
-            if dropped > MAX_DISCARDED_BYTES:
-                await trio.sleep_forever()  # the writer ends this connection
+    def _discard(self, nbytes: int) -> None:
+        """No further request is taken; what comes until the peer hangs up is dropped."""
+        self._discarded += nbytes
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self._inlet.pause()  # the writer ends this connection
 
     def _leave(self) -> None:
         """The peer has hung up. It may still listen, but nobody computes for it any longer."""
@@ -186,6 +189,23 @@ class HttpConnection:
         self._advance()
         if self._outbox or self._closing:
             self._mailbox.ring()
+        if self._is_far_ahead() and not self._paused:
+            self._paused = True
+            self._inlet.pause()
+
+    def _is_far_ahead(self) -> bool:
+        """Whether the peer has sent so much without waiting for answers that no more is read."""
+        if self._closing or self._http.is_closed:
+            return False
+        return not self._http.wants_data or self._waiting_bytes > MAX_WAITING_BYTES
+
+    def _catch_up(self) -> None:
+        """Read on, once enough of what the peer had sent ahead has been answered."""
+        while self._paused and not self._is_far_ahead():
+            self._paused = False
+            self._inlet.resume()
+            if not (self._closing or self._http.is_closed):
+                self._take(self._http.receive(b"", trio.current_time()))
 
     def _advance(self) -> None:
         """Begin the next request, if none is being answered; its answer may be there at once."""
@@ -206,7 +226,6 @@ class HttpConnection:
                     self._close()
 
     def _begin(self, request: HttpRequest) -> None:
-        keep_alive = self._keeps_alive(request)
         try:
             operation = self._operations.dispatch(request)
             if isinstance(operation, Infer | Generate):
@@ -215,9 +234,10 @@ class HttpConnection:
                 self._nursery.start_soon(self._operate, operation, request)
         except HttpError as error:
             is_head = request.method == "HEAD"
+            keep_alive = self._keeps_alive(request)
             self._finish(encode_error(error, keep_alive=keep_alive, head_only=is_head))
         except ServerError as error:
-            self._finish(failure(error, keep_alive=keep_alive))
+            self._finish(failure(error, keep_alive=self._keeps_alive(request)))
         except Exception:  # ring boundary: a request never ends its server
             log.exception("%s", _described(request))
             self._fail()
@@ -227,21 +247,23 @@ class HttpConnection:
             self._close()  # as if it had left a moment later
             return
         if isinstance(operation, Infer):
-            self._exchange = self._operations.open_infer(operation, request, self._replies)
+            exchange: Exchange = self._operations.open_infer(operation, request, self._desk)
+            self._desk.expect(exchange.ticketed.submit.number, self)
         else:
-            self._exchange = self._operations.open_generate(operation, request, self._mailbox)
+            exchange = self._operations.open_generate(operation, request, self._mailbox)
+        self._exchange = exchange
         try:
-            submit_nowait(self._exchange.ticketed)
+            submit_nowait(exchange.ticketed)
         except trio.WouldBlock:
-            self._nursery.start_soon(self._submit_patiently, self._exchange)
+            self._nursery.start_soon(self._submit_patiently, exchange)
 
     async def _submit_patiently(self, exchange: Exchange) -> None:
         try:
             await submit(exchange.ticketed)
         except ServerError as error:
             message = exchange.ticketed.submit
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                message.reply.send_nowait(Reply(message.number, error, final=True))
+            with contextlib.suppress(trio.BrokenResourceError):  # the client has left
+                message.reply.send_owed(Reply(message.number, error, final=True))
             return
         if self._exchange is not exchange:
             give_up(exchange)  # the client left while this stood in the door
@@ -270,6 +292,8 @@ class HttpConnection:
                     if self._sending:
                         self._note_sent()
                     self._advance()
+                if self._paused:
+                    self._catch_up()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # the peer has vanished; there is nobody to tell
         if self._lingers and not self._has_left.is_set():
@@ -284,12 +308,26 @@ class HttpConnection:
         """Whether the peer has hung up and everything that it asked before has been answered."""
         return self._has_left.is_set() and self._current is None and not self._waiting
 
+    def take_reply(self, reply: Reply) -> None:
+        """Say what a model answers, at once if the peer takes it."""
+        try:
+            self._on_reply(reply)
+            self._advance()
+            self._outbox.flush_nowait()
+            if self._sending and not self._outbox:
+                self._note_sent()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.lose()
+        except Exception:  # ring boundary: one connection never ends another
+            log.exception("connection ended by an error")
+            self._scope.cancel()
+        if self._outbox or self._closing or self._paused:
+            self._mailbox.ring()  # the rest is the writer's
+
     def _answer(self) -> None:
         """Encode everything that has come, for as far as the current request goes."""
-        for reply in self._replies.drain():
-            self._on_reply(reply)
         exchange = self._exchange
-        if exchange is not None and exchange.replies is not self._replies:
+        if exchange is not None and exchange.replies is not None:
             for reply in exchange.replies.drain():
                 self._on_reply(reply)
                 if exchange.ended:
@@ -308,8 +346,6 @@ class HttpConnection:
         exchange, request = self._exchange, self._current
         if exchange is None or request is None:
             return
-        if reply.number != exchange.ticketed.submit.number:
-            return  # a late answer to a request that was given up
         if exchange.ticketed.front is not None:
             exchange.ticketed.front.responded()
         try:
@@ -347,8 +383,6 @@ class HttpConnection:
         if not self._keeps_alive(request):
             self._lingers = True
             self._close()
-        elif self._resume is not None:
-            self._wake_reader()
 
     def _fail(self) -> None:
         """A defect of ours, in the words that are left for it. A reply may have begun."""
@@ -366,13 +400,8 @@ class HttpConnection:
 
     def _close(self) -> None:
         self._closing = True
-        self._wake_reader()
         self._mailbox.ring()
-
-    def _wake_reader(self) -> None:
-        if self._resume is not None:
-            self._resume.set()
-            self._resume = None
+        self._catch_up()  # to hear the peer hang up
 
     def _abandon(self) -> None:
         """Nobody waits for the current request any longer, nor for those behind it."""

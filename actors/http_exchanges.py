@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from actors.calls import Ticketed, cancel
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
+from actors.reply_desk import ReplyDesk
 from actors.shared_memory import Lease
 from protocol.generate import EVENT_STREAM_HEADERS, GenerateReply, encode_event
 from protocol.http1_error import Headers, HttpError
@@ -38,14 +39,15 @@ class Exchange(Protocol):
     """What a connection needs of the request that a model is answering."""
 
     ticketed: Ticketed
-    replies: Door[Reply]
-    """Where the model's replies come in; late ones to earlier requests may come in there too."""
-
     begun: bool
     """Whether some of the reply is out, so that its status can no longer change."""
 
     ended: bool
     """Whether the reply is complete; set by `answer`."""
+
+    @property
+    def replies(self) -> Door[Reply] | None:
+        """A door for this exchange's replies alone; None if they come in at the port's desk."""
 
     def answer(self, reply: Reply, *, keep_alive: bool) -> Sequence[Buffer]:
         """What one reply of the model adds to the reply to the client; maybe nothing."""
@@ -69,31 +71,33 @@ class InferExchange:
     """An inference with exactly one response."""
 
     begun = False
+    replies = None
     __slots__ = (
         "_accept_encoding",
         "_count",
+        "_desk",
         "_encoder",
         "_first",
         "_lease",
         "_plan",
         "ended",
-        "replies",
         "ticketed",
     )
 
     def __init__(
         self,
         ticketed: Ticketed,
-        replies: Door[Reply],
+        desk: ReplyDesk,
         *,
         encoder: InferEncoder,
         plan: ResponsePlan,
         accept_encoding: str,
         lease: Lease | None,
     ) -> None:
+        """The caller has told, or tells, `desk` who takes the replies."""
         self.ticketed = ticketed
-        self.replies = replies
         self.ended = False
+        self._desk = desk
         self._encoder = encoder
         self._plan = plan
         self._accept_encoding = accept_encoding
@@ -134,6 +138,7 @@ class InferExchange:
         return encode_response(200, headers, parts, keep_alive=keep_alive)
 
     def close(self) -> None:
+        self._desk.forget(self.ticketed.submit.number)
         if self._lease is not None:
             self._lease.release()
 

@@ -11,7 +11,9 @@ import trio
 
 from actors.http_connection import HttpConnection
 from actors.http_operations import HttpOperations
+from actors.inlets import Inlet, Readiness, SocketInlet, StreamInlet
 from actors.port import Port
+from actors.reply_desk import ReplyDesk
 from actors.sockets import PeerStream
 from actors.tls import Tls
 from protocol.http1 import HttpLimits
@@ -38,6 +40,8 @@ class HttpFrontend:
         self._limits = limits
         self._tls = tls
         self._heads = HeadParser(max_header_lines=limits.max_header_lines)
+        self._readiness = Readiness()
+        self._desk = ReplyDesk()
         self._port = Port(listeners, self._connect, sweep_seconds=SWEEP_SECONDS)
 
     @property
@@ -46,16 +50,32 @@ class HttpFrontend:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until `drain`; return when the last connection has gone."""
-        await self._port.run(task_status=task_status)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._readiness.run)
+                nursery.start_soon(self._desk.run)
+                await self._port.run(task_status=task_status)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._readiness.close()
 
     def drain(self) -> None:
         """Accept no more; idle connections close now, busy ones after their answer."""
         self._port.drain()
 
     def _connect(self, stream: PeerStream) -> HttpConnection:
+        secured: trio.abc.HalfCloseableStream = stream
+        inlet: Inlet
+        if self._tls is None:
+            inlet = SocketInlet(stream, self._readiness)
+        else:  # bytes on the socket are not yet bytes of HTTP
+            secured = self._tls.secured(stream)
+            inlet = StreamInlet(secured)
         return HttpConnection(
-            stream if self._tls is None else self._tls.secured(stream),
+            secured,
+            inlet,
             operations=self._operations,
+            desk=self._desk,
             limits=self._limits,
             heads=self._heads,
         )

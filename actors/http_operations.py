@@ -23,6 +23,7 @@ from actors.http_exchanges import (
 from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.process_metrics import CustomMetrics
+from actors.reply_desk import ReplyDesk
 from actors.shared_memory import SharedMemory
 from actors.tracing import Received
 from protocol import routes
@@ -96,11 +97,11 @@ class HttpOperations:
         return await self._control.run(operation, request.body)
 
     def open_infer(
-        self, operation: routes.Infer, request: HttpRequest, replies: Door[Reply]
+        self, operation: routes.Infer, request: HttpRequest, desk: ReplyDesk
     ) -> InferExchange:
         """Find the model, then read the body, in the order in which Triton complains.
 
-        Raises ServerError or HttpError.
+        Replies come in at `desk`. Raises ServerError or HttpError.
         """
         serving = self._calls.index.value.find(operation.model, operation.version)
         if serving.decoupled:
@@ -118,14 +119,14 @@ class HttpOperations:
             )
             if lease is not None:
                 lease.reserve(plan)
-            ticketed = self._prepare(serving, decoded, replies, request)
+            ticketed = self._prepare(serving, decoded, desk.replies, request)
         except BaseException:
             if lease is not None:
                 lease.release()
             raise
         return InferExchange(
             ticketed,
-            replies,
+            desk,
             encoder=self._encoder,
             plan=plan,
             accept_encoding=headers.get("accept-encoding", ""),

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from protocol.http1_response import Buffer
+from actors.sockets import Buffer, send_nowait
 
 # Up to here several buffers are joined for one system call.
 JOINED_BYTES: Final = 1 << 16
@@ -22,11 +22,15 @@ SEND_TIMEOUT_SECONDS: Final = 60.0
 
 
 class Outbox:
-    """One connection's outgoing bytes. Put them in with `say`; one task sends them with `flush`."""
+    """One connection's outgoing bytes: put in with `say`, and sent with `flush` by one task.
+
+    Whoever puts in what is small may try `flush_nowait`, which leaves to `flush` what it cannot do.
+    """
 
     def __init__(self, stream: trio.abc.SendStream) -> None:
         self._stream = stream
-        self._buffers: list[Buffer] = []
+        self._buffers: Sequence[Buffer] = []
+        self._flushing = False
         self.unsent_bytes = 0  # put in, and not yet with the operating system
         self.deadline = math.inf  # when the peer has stalled for too long
 
@@ -35,13 +39,20 @@ class Outbox:
         return bool(self._buffers)
 
     def say(self, parts: Sequence[Buffer]) -> None:
-        self._buffers += parts
+        self._buffers = [*self._buffers, *parts] if self._buffers else parts
         for part in parts:
             self.unsent_bytes += len(part)
 
+    def flush_nowait(self) -> None:
+        """Send what the peer takes at once. Raises as the stream does."""
+        if self._buffers and not self._flushing:
+            self._buffers = send_nowait(self._stream, self._buffers)
+            self.unsent_bytes = sum(map(len, self._buffers))
+
     async def flush(self) -> None:
         """Send what is in there now. Raises as the stream does."""
-        buffers, self._buffers = self._buffers, []
+        self._flushing = True
+        buffers, self._buffers = self._buffers, ()
         size = self.unsent_bytes
         if len(buffers) > 1 and size <= JOINED_BYTES:
             buffers = [b"".join(buffers)]
@@ -54,6 +65,7 @@ class Outbox:
                     await self._send(view[start : start + SEND_SLICE_BYTES])
         self.unsent_bytes -= size
         self.deadline = math.inf
+        self._flushing = False
 
     async def _send(self, data: Buffer) -> None:
         self.deadline = trio.current_time() + SEND_TIMEOUT_SECONDS

@@ -55,11 +55,9 @@ class PeerStream(trio.abc.HalfCloseableStream):
         while True:
             await self._wait(trio.lowlevel.wait_readable)
             try:
-                data = os.read(self._socket.fileno(), limit)
-            except BlockingIOError:
+                data = self.read_nowait(limit)
+            except trio.WouldBlock:
                 continue  # woken for nothing
-            except OSError as error:
-                raise self._failure(error) from error
             if max_bytes is None:
                 if len(data) == limit:
                     self._read_bytes = min(2 * limit, MAX_READ_BYTES)
@@ -67,26 +65,46 @@ class PeerStream(trio.abc.HalfCloseableStream):
                     self._read_bytes = max(limit // 2, FIRST_READ_BYTES)
             return data
 
+    def read_nowait(self, max_bytes: int) -> bytes:
+        """What is here already, b"" after the peer's last. Raises `trio.WouldBlock` for nothing."""
+        try:
+            return os.read(self._socket.fileno(), max_bytes)
+        except BlockingIOError:
+            raise trio.WouldBlock from None
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def send_nowait(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Send what the kernel takes at once; the rest, if any, is for `send_parts`."""
+        if self._unyielded > TURN_BYTES:
+            return parts  # which lets others have a turn
+        try:
+            sent = os.writev(self._socket.fileno(), parts[:MAX_PARTS])
+        except BlockingIOError:
+            return parts
+        except OSError as error:
+            raise self._failure(error) from error
+        self._unyielded += sent
+        return _rest(parts, sent)
+
     async def send_all(self, data: Buffer) -> None:
         await self.send_parts((data,))
 
     async def send_parts(self, parts: Sequence[Buffer]) -> None:
         """Send several buffers, one after the other, in as few system calls as will do."""
         while parts:
-            try:
-                sent = os.writev(self._socket.fileno(), parts[:MAX_PARTS])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise self._failure(error) from error
-            parts = _rest(parts, sent)
-            self._unyielded += sent
+            parts = self.send_nowait(parts)
             if parts:
                 await self._wait(trio.lowlevel.wait_writable)
                 self._unyielded = 0
             elif self._unyielded > TURN_BYTES:
                 await trio.lowlevel.checkpoint()
                 self._unyielded = 0
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's file descriptor; below zero once it has been closed."""
+        return self._socket.fileno()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._wait(trio.lowlevel.wait_writable)
@@ -118,6 +136,11 @@ async def send_parts(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> No
         parts = (b"".join(parts),)  # over TLS each would be a record, and a system call
     for part in parts:
         await stream.send_all(part)
+
+
+def send_nowait(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+    """Send what can be sent without waiting, over a socket; the result is the rest."""
+    return stream.send_nowait(parts) if isinstance(stream, PeerStream) else parts
 
 
 def _rest(parts: Sequence[Buffer], sent: int) -> Sequence[Buffer]:

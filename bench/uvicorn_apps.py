@@ -209,7 +209,7 @@ class Application:
         if self._full and not 0 <= length <= len(body):
             raise Refused(f"inference header size should be in range (0, {len(body)})")
         header = json.loads(body[:length])
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
         request = Request(header, body[length:], answer)
         if self._full:
             request.began = time.perf_counter()

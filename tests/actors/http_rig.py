@@ -18,7 +18,9 @@ from actors.executor import Executor
 from actors.http_connection import HttpConnection
 from actors.http_frontend import SWEEP_SECONDS
 from actors.http_operations import HttpOperations
+from actors.inlets import StreamInlet
 from actors.options import ServerOptions
+from actors.reply_desk import ReplyDesk
 from protocol.api_keys import Guard
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser
@@ -191,11 +193,18 @@ class HttpWorld(World):
         """
         pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
         ours, theirs = pair()
+        desk = ReplyDesk()
         connection = HttpConnection(
-            theirs, operations=self.make_operations(), limits=self._limits, heads=self._heads
+            theirs,
+            StreamInlet(theirs),
+            operations=self.make_operations(),
+            desk=desk,
+            limits=self._limits,
+            heads=self._heads,
         )
         async with trio.open_nursery() as port:
             port.start_soon(self._sweep, connection)
+            port.start_soon(desk.run)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve, connection)
                 yield Client(ours)

@@ -248,9 +248,11 @@ def test_a_late_reply_is_not_taken_for_the_next() -> None:
             exchange = connection._exchange
             assert exchange is not None
             earlier = exchange.ticketed.submit.number - 1
-            exchange.replies.send_nowait(Reply(earlier, internal("late"), final=True))
+            exchange.ticketed.submit.reply.send_nowait(Reply(earlier, internal("late"), final=True))
             assert (await client.response()).json()["id"] == "a"
-            exchange.replies.send_nowait(Reply(earlier + 1, internal("late"), final=True))
+            exchange.ticketed.submit.reply.send_nowait(
+                Reply(earlier + 1, internal("late"), final=True)
+            )
             await settle()
             assert (await client.get("/v2/health/live")).status == 200
 

@@ -144,7 +144,7 @@ def test_mistakes_are_told_without_a_stream(data: bytes, status: int, text: str)
             assert (response.status, response.json()) == (status, {"error": text})
             assert response.headers["content-type"] == "application/json"
             # Neither the connection nor its mailbox has kept anything of it.
-            assert len(world.connections[0]._mailbox._doors) == 2
+            assert len(world.connections[0]._mailbox._doors) == 1
             await client.send(generate("m", 1.0, stream=False))
             assert (await client.response()).status == 200
 

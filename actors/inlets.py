@@ -1,0 +1,163 @@
+"""How bytes come to a connection that takes them in at once, without a task that reads.
+
+A task that reads one socket costs a turn of the event loop, and a system call to wait again, for
+every request. The sockets of a port are therefore watched together: `Readiness` is told once of
+each and waits for all of them in one task, which has each connection take in what came for it. So
+whatever has come for a port is read, parsed and submitted in one turn.
+
+Owns when a peer is read, and how much of a port is read in one turn. It never looks at a byte, and
+never writes. `StreamInlet` does the same for a stream without a descriptor, in a task of its own.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from actors.sockets import PeerStream
+
+# Connections that are read in one turn. Others wait for the next, and so do the server's other
+# tasks: at some 20 µs for a small request this is a few milliseconds.
+MAX_READ_PER_TURN: Final = 256
+
+
+class Hearer(Protocol):
+    """Who takes in what a peer says."""
+
+    @property
+    def read_size(self) -> int:
+        """How much to read at most."""
+
+    def hear(self, data: bytes) -> None:
+        """Take in what has come; b"" is that the peer will say no more, and comes once, last."""
+
+    def lose(self) -> None:
+        """The connection has broken: nothing more will come, nor can anything be sent."""
+
+
+class Inlet(Protocol):
+    """Where the bytes of one peer come in. What `hear` raises comes out of `run`."""
+
+    async def run(self, hearer: Hearer) -> None:
+        """Have `hearer` hear the peer, until that has said its last."""
+
+    def pause(self) -> None:
+        """Read no more; a read that has begun may still be heard."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+
+class StreamInlet:
+    """Reads a stream of any kind, one read after the other."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+        self._resumed: trio.Event | None = None  # set while paused
+
+    async def run(self, hearer: Hearer) -> None:
+        try:
+            while True:
+                if self._resumed is not None:
+                    await self._resumed.wait()
+                    continue
+                data = bytes(await self._stream.receive_some(hearer.read_size))
+                hearer.hear(data)
+                if not data:
+                    return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            hearer.lose()
+
+    def pause(self) -> None:
+        self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+
+class Readiness:
+    """Waits for all the sockets of a port."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callable[[], None]] = {}  # by descriptor; one per connection
+
+    async def run(self) -> None:
+        """Have sockets read as they become readable, until cancelled."""
+        poll, readers = self._epoll.poll, self._readers
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            for descriptor, _ in poll(0, MAX_READ_PER_TURN):
+                reader = readers.get(descriptor)
+                if reader is not None:  # an earlier one may have ended it
+                    reader()
+
+    def close(self) -> None:
+        """When no connection is left."""
+        self._epoll.close()
+
+    def watch(self, descriptor: int, reader: Callable[[], None]) -> None:
+        """Call `reader`, which must not raise, while there is something to be read."""
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._readers[descriptor] = reader
+
+    def forget(self, descriptor: int) -> None:
+        """Call no more; before the descriptor is closed. Harmless for one that is not watched."""
+        if self._readers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+
+class SocketInlet:
+    """Reads a socket whenever the port's `Readiness` says so."""
+
+    def __init__(self, stream: PeerStream, readiness: Readiness) -> None:
+        self._stream = stream
+        self._readiness = readiness
+        self._descriptor = stream.descriptor
+        self._hearer: Hearer
+        self._ended = trio.Event()
+        self._error: Exception | None = None
+
+    async def run(self, hearer: Hearer) -> None:
+        self._hearer = hearer
+        self.resume()
+        try:
+            await self._ended.wait()
+        finally:
+            self._end()
+        if self._error is not None:
+            raise self._error
+
+    def pause(self) -> None:
+        self._readiness.forget(self._descriptor)
+
+    def resume(self) -> None:
+        if not self._ended.is_set():
+            self._readiness.watch(self._descriptor, self._read)
+
+    def _read(self) -> None:
+        hearer = self._hearer
+        try:
+            data = self._stream.read_nowait(hearer.read_size)
+        except trio.WouldBlock:
+            return  # woken for nothing
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end()
+            hearer.lose()
+            return
+        try:
+            hearer.hear(data)
+        except Exception as error:  # noqa: BLE001  # ring boundary: it ends this connection alone
+            self._error = error
+            data = b""
+        if not data:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        self.pause()

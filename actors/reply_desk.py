@@ -1,0 +1,59 @@
+"""Where the models' replies to a port's inferences come in, for all of its connections.
+
+A mailbox for each connection would wake each of them for its own reply; here the replies of a batch
+are encoded and sent in one turn of one task. Owns who waits for which reply. A reply that nobody
+waits for any longer is dropped. It never looks into a reply.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from actors.channels import Door, Mailbox
+from actors.messages import Reply
+
+# Replies that have come and not been taken. A model whose responses do not come with its batch
+# waits for room beyond this; a final response always has some.
+REPLY_DOOR: Final = 1024
+# Replies that are taken in one turn, so that reading has its turn too.
+MAX_REPLIES_PER_TURN: Final = 256
+
+
+class ReplyTaker(Protocol):
+    """Who waits for a reply."""
+
+    def take_reply(self, reply: Reply) -> None:
+        """Called for each reply to the request, at most one of which is final. Must not raise."""
+
+
+class ReplyDesk:
+    """One for each port."""
+
+    def __init__(self) -> None:
+        self._mailbox = Mailbox()
+        self.replies: Door[Reply] = self._mailbox.door(REPLY_DOOR)
+        # By request number: as many as inferences are under way.
+        self._takers: dict[int, ReplyTaker] = {}
+
+    async def run(self) -> None:
+        """Hand out replies, until cancelled."""
+        replies, takers = self.replies, self._takers
+        try:
+            while True:
+                await self._mailbox.wait()
+                for reply in replies.drain(MAX_REPLIES_PER_TURN):
+                    taker = takers.get(reply.number)
+                    if taker is not None:
+                        taker.take_reply(reply)
+                if len(replies):
+                    self._mailbox.ring()
+        finally:
+            self._mailbox.close()
+
+    def expect(self, number: int, taker: ReplyTaker) -> None:
+        """Hand the replies to this request to `taker`."""
+        self._takers[number] = taker
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for this request any longer."""
+        self._takers.pop(number, None)
