@@ -27,6 +27,7 @@ REMEMBERED_HEADER_BYTES: Final = 4096
 REMEMBERED_HEADERS: Final = 1024
 
 _INT32_RANGE: Final = (-(2**31), 2**31 - 1)
+_PLAIN_DIGITS: Final = 9  # so many are an int32, whichever they are
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 
@@ -123,20 +124,28 @@ def check_json_size(byte_size: int, limit: int) -> None:
 
 def parse_header_length(value: str, body_length: int) -> int:
     """The number of JSON bytes at the start of a body of `body_length`. Raises INVALID_ARG."""
+    if len(value) <= _PLAIN_DIGITS and value.isascii() and value.isdigit():
+        length = int(value)
+    else:
+        length = _parse_int32(value)
+    if not 0 <= length <= body_length:
+        raise invalid_arg(
+            f"inference header size should be in range (0, {body_length}), got: {length}"
+        )
+    return length
+
+
+def _parse_int32(value: str) -> int:
     if not _INTEGER.fullmatch(value):
         raise invalid_arg(f"Unable to parse Inference-Header-Content-Length, got: {value}")
     # Ten digits are enough for any int32; converting more would be work for the sender to cause.
     digits = value.lstrip("+-").lstrip("0")
-    length = int(value) if len(digits) <= 10 else _INT32_RANGE[1] + 1
+    length = int(value) if len(digits) <= _PLAIN_DIGITS + 1 else _INT32_RANGE[1] + 1
     low, high = _INT32_RANGE
     if not low <= length <= high:
         raise invalid_arg(
             "Unable to parse Inference-Header-Content-Length, value is out of range "
             f"[ {low}, {high} ], got: {value}"
-        )
-    if not 0 <= length <= body_length:
-        raise invalid_arg(
-            f"inference header size should be in range (0, {body_length}), got: {length}"
         )
     return length
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from protocol.datatypes import BYTES, ELEMENT_SIZE, Array, numpy_dtype
 from protocol.inference import Tensor
+from protocol.json_plain import number_array
 from protocol.json_text import (
     MAX_INT64,
     MAX_UINT64,
@@ -202,7 +203,14 @@ def _decode_strings(elements: list[JsonValue], count: int) -> bytes:
 
 
 def encode_data(tensor: Tensor) -> str:
-    """A tensor's elements as one flat JSON array. Raises INVALID_ARG for FP16 and BF16."""
+    """A tensor's elements as one flat JSON array. Raises INVALID_ARG for FP16 and BF16.
+
+    A float is written as the double that it is, so that no reader rounds it again.
+    """
+    if tensor.datatype in ELEMENT_SIZE and tensor.datatype not in BINARY_ONLY:
+        text = number_array(tensor.array)
+        if text is not None:
+            return text
     return dumps(elements_of(tensor))
 
 
