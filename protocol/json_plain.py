@@ -8,6 +8,7 @@ is no orjson.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -39,24 +40,30 @@ def parse_plain(document: bytes | memoryview) -> object:
     except orjson.JSONDecodeError:
         return NOT_PLAIN
     colons = (document if isinstance(document, bytes) else bytes(document)).count(b":")
-    return value if _count_members(value, PLAIN_DEPTH) == colons else NOT_PLAIN
+    members = _count_members(value, PLAIN_DEPTH) if isinstance(value, dict) else 0
+    return value if members == colons else NOT_PLAIN
 
 
-def _count_members(value: object, depth: int) -> int:
-    """The members of all objects; those that lie deep or in arrays of other things are not found.
+def _count_members(members: dict[str, object], depth: int) -> int:
+    """Members of an object, those of objects and arrays of objects in it included.
 
-    So an array of numbers costs nothing.
+    Those that lie deeper than `depth`, or in other arrays, are not found. So an array of numbers
+    costs nothing.
     """
-    if isinstance(value, dict):
-        count = len(value)
+    count = len(members)
+    for value in members.values():
+        inner: Sequence[object]
+        if isinstance(value, dict):
+            inner = (value,)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            inner = value
+        else:
+            continue
         if depth:
-            for each in value.values():
-                if isinstance(each, (dict, list)):
-                    count += _count_members(each, depth - 1)
-        return count
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return sum([_count_members(each, depth) for each in value])
-    return 0
+            count += sum(
+                [_count_members(each, depth - 1) for each in inner if isinstance(each, dict)]
+            )
+    return count
 
 
 def number_array(array: Array) -> str | None:

@@ -6,6 +6,7 @@ not fit. Data may be nested in any way; only the number of elements is compared 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from itertools import chain
@@ -163,9 +164,10 @@ def _to_floats(
 ) -> Array:
     try:
         doubles = np.array(elements, dtype=np.float64)
+        suspicious = not math.isfinite(sum(elements))  # type: ignore[arg-type]  # all numbers
     except OverflowError:  # an integer literal beyond the doubles, which is refused below
-        doubles = np.array([np.inf])
-    if np.isinf(doubles).any():
+        doubles, suspicious = np.array([np.inf]), True
+    if suspicious and np.isinf(doubles).any():
         reject_oversized()
     with np.errstate(over="ignore"):
         return doubles.astype(dtype)
