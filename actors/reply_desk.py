@@ -37,18 +37,20 @@ class ReplyDesk:
 
     async def run(self) -> None:
         """Hand out replies, until cancelled."""
-        replies, takers = self.replies, self._takers
         try:
             while True:
                 await self._mailbox.wait()
-                for reply in replies.drain(MAX_REPLIES_PER_TURN):
-                    taker = takers.get(reply.number)
-                    if taker is not None:
-                        taker.take_reply(reply)
-                if len(replies):
-                    self._mailbox.ring()
+                self._hand_out()
         finally:
             self._mailbox.close()
+
+    def _hand_out(self) -> None:  # not in `run`, which would keep the last reply while it waits
+        for reply in self.replies.drain(MAX_REPLIES_PER_TURN):
+            taker = self._takers.get(reply.number)
+            if taker is not None:
+                taker.take_reply(reply)
+        if len(self.replies):
+            self._mailbox.ring()
 
     def expect(self, number: int, taker: ReplyTaker) -> None:
         """Hand the replies to this request to `taker`."""
