@@ -7,19 +7,18 @@ that. Nothing here stands on the way of a request.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from actors.admin_frontend import AdminFrontend, Pages
-from actors.console.application import AllowedHosts, ConsoleApplication
-from actors.console.observer import Observer
 from actors.gpu_monitor import GpuMonitor
 from actors.metrics import Metrics, Processor
 from actors.options import ServerOptions
 from actors.wiring import Core
-from protocol.openapi import document_text
+
+if TYPE_CHECKING:
+    from actors.console.wiring import Console
 
 # Triton looks at the hardware twice per --metrics-interval-ms.
 LOOKS_PER_INTERVAL: Final = 2
@@ -31,15 +30,15 @@ class Observation:
 
     metrics: Metrics
     gpus: GpuMonitor | None
-    observer: Observer | None
+    console: Console | None  # None: there is no admin port
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look until cancelled."""
         async with trio.open_nursery() as nursery:
             if self.gpus is not None:
                 await nursery.start(self.gpus.run)
-            if self.observer is not None:
-                await nursery.start(self.observer.run)
+            if self.console is not None:
+                await nursery.start(self.console.observer.run)
             task_status.started()
 
 
@@ -57,17 +56,19 @@ def wire_observation(options: ServerOptions, core: Core, *, server_version: str)
         mailboxes=core.mailboxes,
         gpus=gpus,
     )
-    observer = None
+    console = None
     if core.slow is not None:
-        observer = Observer(
-            server={"id": options.id, "version": server_version},
-            slow=core.slow,
-            statistics=core.reader,
-            index=core.index,
-            mailboxes=core.mailboxes,
+        from actors.console.wiring import wire_console
+
+        console = wire_console(
+            options,
+            core,
+            core.slow,
+            server_version=server_version,
+            metrics=metrics.page if options.allow_metrics else None,
             gpus=(lambda: gpus.readings.value) if gpus is not None else tuple,
         )
-    return Observation(metrics, gpus, observer)
+    return Observation(metrics, gpus, console)
 
 
 def wire_metrics(observation: Observation, listener: trio.SocketListener) -> AdminFrontend:
@@ -76,14 +77,6 @@ def wire_metrics(observation: Observation, listener: trio.SocketListener) -> Adm
     return AdminFrontend(listener, Pages({"/metrics": page, "/metrics/": page}))
 
 
-def console_application(
-    options: ServerOptions, observation: Observation, *, server_version: str
-) -> ConsoleApplication:
-    """What the admin port serves."""
-    assert observation.observer is not None, "an admin port has an observer"
-    return ConsoleApplication(
-        hosts=AllowedHosts([options.admin_address, *options.admin_host]),
-        observer=observation.observer.commands,
-        openapi=partial(document_text, server_version=server_version),
-        metrics=observation.metrics.page if options.allow_metrics else None,
-    )
+def wire_admin(console: Console, listener: trio.SocketListener) -> AdminFrontend:
+    """The admin port."""
+    return AdminFrontend(listener, console.application)

@@ -36,6 +36,7 @@ from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, Schedu
 from actors.policy.queueing import Ticket, Waiting
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderingSeat
+from actors.slow_requests import SlowTeller
 from actors.waiting import with_doors
 from protocol.status import (
     ServerError,
@@ -94,6 +95,7 @@ class Scheduler:
         ceiling: int,
         ordering: OrderingSeat | None = None,
         limiter: LimiterSeat | None = None,
+        slow: SlowTeller | None = None,
     ) -> None:
         self._key = key
         self._policy = policy
@@ -108,6 +110,7 @@ class Scheduler:
         self._ceiling = ceiling
         self._ordering = ordering
         self._limiter = limiter
+        self._slow = slow  # None: nobody looks
         self._asked = 0  # grants that the limiter knows we could use, and has not given
         self._draining = False
         self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
@@ -262,7 +265,10 @@ class Scheduler:
         """Answer a request that was queued; unlike one refused at the door, it is counted."""
         reason = "CANCELED" if cause is RefusalCause.CANCELLED else "REJECTED"
         self._refused.setdefault(reason, []).append(now - submit.submitted_at)
-        self._answer(submit, refusal(cause, submit.request.id))
+        error = refusal(cause, submit.request.id)
+        if self._slow is not None:
+            self._slow.look_at_refused(submit, error, cause.value)
+        self._answer(submit, error)
 
     def _tell_statistics(self) -> None:
         for reason in list(self._refused):

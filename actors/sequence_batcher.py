@@ -46,6 +46,7 @@ from actors.policy.sequencing import (
 )
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderingSeat
+from actors.slow_requests import SlowTeller
 from actors.waiting import with_doors
 from protocol.status import (
     ServerError,
@@ -120,6 +121,7 @@ class SequenceBatcher:
         ceiling: int,
         ordering: OrderingSeat | None = None,
         limiter: LimiterSeat | None = None,
+        slow: SlowTeller | None = None,
     ) -> None:
         self._key = key
         self._policy = policy
@@ -139,6 +141,7 @@ class SequenceBatcher:
         self._ceiling = ceiling
         self._ordering = ordering
         self._limiter = limiter
+        self._slow = slow  # None: nobody looks
         self._asked: set[int] = set()  # instances that the limiter knows we could use
         self._cancelled: set[int] = set()  # that may still stand in the door
         self._draining = False
@@ -326,7 +329,10 @@ class SequenceBatcher:
         """Answer a request that had been let in; unlike one refused at the door, it is counted."""
         reason = _REASONS.get(cause, "OTHER")
         self._refused.setdefault(reason, []).append(now - submit.submitted_at)
-        self._answer(submit, refusal(cause, self._key[0], correlation_id))
+        error = refusal(cause, self._key[0], correlation_id)
+        if self._slow is not None:
+            self._slow.look_at_refused(submit, error, cause.value)
+        self._answer(submit, error)
 
     def _tell_statistics(self) -> None:
         for reason in list(self._refused):

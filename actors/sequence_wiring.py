@@ -103,6 +103,7 @@ def wire_sequences(
         ceiling=QUEUE_CEILING,
         ordering=ordering.seat if ordering else None,
         limiter=seat,
+        slow=ports.slow_teller(key),
     )
     front = Front([door], control)
     return VersionActors(

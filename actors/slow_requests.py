@@ -76,10 +76,16 @@ class SlowTeller:
         outcome: InferResponse | ServerError | None,
         timings: Timings,
         started_at: float,
+        *,
+        closed_by: str = "ensemble",
     ) -> None:
-        """One request of an ensemble has ended now."""
+        """One request, which was executed with no other one, has ended now."""
         if submit.submitted_at < trio.current_time() - self._bar.seconds:
-            self.tell(submit, outcome, timings, started_at)
+            self.tell(submit, outcome, timings, started_at, closed_by=closed_by)
+
+    def look_at_refused(self, submit: Submit, error: ServerError, cause: str) -> None:
+        """One request has ended now without being executed."""
+        self.look_at(submit, error, Timings(), trio.current_time(), closed_by=cause)
 
     def tell(
         self,
@@ -91,7 +97,7 @@ class SlowTeller:
         instance: str = "",
         batch_size: int = 0,
         request_count: int = 1,
-        closed_by: str = "ensemble",
+        closed_by: str,
     ) -> None:
         """Send a record, if there is room for it."""
         record = SlowRequest(

@@ -113,7 +113,6 @@ def wire_version(
     doors = submit_doors(mailbox, batching.priority_levels)
     seat = seat_of(ports, key)
     grants: Door[Grant] = mailbox.door(1)  # the crew makes it as wide as it has to be
-
     ordering = ordering_wiring(ports, key, batching.preserve_ordering)
     executors = partial(executor_of, version=version, settings=settings, ports=ports, seat=seat)
 
@@ -152,6 +151,7 @@ def wire_version(
         ceiling=QUEUE_CEILING,
         ordering=ordering.seat if ordering else None,
         limiter=seat,
+        slow=ports.slow_teller(key),
     )
     front = open_front(ports.cache, description, key, doors, control)
     return VersionActors(

@@ -15,17 +15,11 @@ import logging
 import math
 from collections.abc import Callable
 from importlib import metadata
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from actors.admin_frontend import AdminFrontend
-from actors.admin_wiring import (
-    Observation,
-    console_application,
-    wire_metrics,
-    wire_observation,
-)
+from actors.admin_wiring import wire_admin, wire_metrics, wire_observation
 from actors.grpc_frontend import GrpcFrontend
 from actors.http_frontend import HttpFrontend
 from actors.key_file import KeyFile
@@ -39,6 +33,9 @@ from protocol.inference import InferRequest, InferResponse
 from troupe.draining import report_connections
 from troupe.production import log_of_workers, production_ports
 from troupe.tables import agent_table, backend_table, model_table, option_table
+
+if TYPE_CHECKING:
+    from actors.console.wiring import Console
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +134,8 @@ class Server:
         options = self.options
         observation = wire_observation(options, self.core, server_version=VERSION)
         await observers.start(observation.run)
-        await self._open_admin_port(observation, observers)
+        if observation.console is not None:
+            await self._open_admin_port(observation.console, observers)
         if options.allow_grpc:
             listeners = await listen(
                 options.grpc_address, options.grpc_port, reuse_port=options.reuse_grpc_port
@@ -175,13 +173,10 @@ class Server:
             await observers.start(wire_metrics(observation, listeners[0]).run)
             log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
 
-    async def _open_admin_port(self, observation: Observation, observers: trio.Nursery) -> None:
-        """The console's own, if it is wanted; before the others, whose last line scripts await."""
+    async def _open_admin_port(self, console: Console, observers: trio.Nursery) -> None:
+        """Before the others, whose last line scripts wait for."""
         options = self.options
-        if not options.has_admin_port:
-            return
         listeners = await listen(options.admin_address, options.admin_port, reuse_port=False)
         self.admin_port = port_of(listeners)
-        application = console_application(options, observation, server_version=VERSION)
-        await observers.start(AdminFrontend(listeners[0], application).run)
+        await observers.start(wire_admin(console, listeners[0]).run)
         log.info("Started Admin Service at %s:%s", options.admin_address, self.admin_port)

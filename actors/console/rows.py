@@ -54,10 +54,14 @@ def version_row(
     counters: VersionCounters | None,
     history: VersionHistory | None,
     *,
+    fixed: Json,
     now: float,
     tick: int,
 ) -> Json:
-    """One version; what is only known of a loaded one is left out of others."""
+    """One version; what is only known of a loaded one is left out of others.
+
+    `fixed` is what `fixed_part` says of it, if it is loaded.
+    """
     (name, version), state, reason, serving = seen
     row: dict[str, object] = {
         "name": name,
@@ -66,7 +70,8 @@ def version_row(
         "reason": reason[:MAX_REASON],
     }
     if serving is not None:
-        row |= _serving(serving, now)
+        row |= fixed
+        row |= _load(serving, now)
     if counters is not None:
         row["counts"] = {
             "success": counters.success.count,
@@ -85,15 +90,22 @@ def version_row(
     return row
 
 
-def _serving(serving: ServingVersion, now: float) -> dict[str, object]:
+def fixed_part(serving: ServingVersion) -> Json:
+    """What stays as it is while a version serves; configurations answer slowly."""
     config = serving.config
-    waiting = serving.waiting()
-    oldest_at = min((each.oldest_at for each in waiting.values()), default=now)
     return {
         "backend": config.backend or config.platform,
         "scheduler": _SCHEDULERS.get(scheduling_choice(config), "default"),
         "max_batch_size": config.max_batch_size,
         "decoupled": serving.decoupled,
+        "instances": len(serving.instances),
+    }
+
+
+def _load(serving: ServingVersion, now: float) -> Json:
+    waiting = serving.waiting()
+    oldest_at = min((each.oldest_at for each in waiting.values()), default=now)
+    return {
         "pending": serving.pending(),
         "oldest_seconds": round(max(0.0, now - oldest_at), 3),
         "levels": [
@@ -104,7 +116,6 @@ def _serving(serving: ServingVersion, now: float) -> dict[str, object]:
             }
             for level, each in sorted(waiting.items())
         ],
-        "instances": len(serving.instances),
         "executing": sum(instance.executing for instance in serving.instances),
     }
 

@@ -26,6 +26,12 @@ _CLOSED_BY: Final = {
     "delay": "the queue delay had passed",
     "immediate": "there is no queue delay to wait for",
 }
+_REFUSED_BY: Final = {
+    "timeout": "until the model's queue timeout had passed",
+    "expired": "until the timeout of its sequence had passed",
+    "deadline": "until its caller's deadline",
+    "cancelled": "until its caller left",
+}
 
 
 class SlowestRequests:
@@ -85,6 +91,8 @@ def why(record: SlowRequest, queue_delay_seconds: float) -> str:
         cause = f"It waited {duration(waited)} for requests to share its batch"
     else:
         cause = f"It waited {duration(waited)} for a free instance"
+    if record.closed_by in _REFUSED_BY:
+        return f"{cause}, {_REFUSED_BY[record.closed_by]}."
     closing = _CLOSED_BY.get(record.closed_by)
     if closing is None:
         return f"{cause}."

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from actors.admin_wiring import console_application, wire_observation
+from actors.admin_wiring import wire_observation
 from actors.console.application import STALLED_SECONDS, AllowedHosts, ConsoleApplication
 from actors.console.observer import MAX_WATCHERS
 from simulation.world import World
@@ -25,10 +25,10 @@ def serving(scenario: Scenario, **options: Any) -> None:
 
     async def run(world: World) -> None:
         observation = wire_observation(chosen, world.core, server_version="1.2")
-        application = console_application(chosen, observation, server_version="1.2")
+        assert observation.console is not None
         async with trio.open_nursery() as nursery:
             await nursery.start(observation.run)
-            await scenario(world, application)
+            await scenario(world, observation.console.application)
             nursery.cancel_scope.cancel()
 
     World({"m": model(seconds=0.25)}, options=chosen).run(run)

@@ -19,6 +19,7 @@ from actors.model_index import ModelIndex
 from actors.options import ServerOptions
 from actors.slow_requests import MAX_TEXT, SLOW_DOOR, SlowRequests
 from actors.statistics import StatisticsReader
+from protocol.inference import SequenceFlag
 from protocol.status import ServerError, internal
 from simulation.world import SimulatedModel, World, zeros
 from tests.actors.grpc_rig import model
@@ -43,8 +44,8 @@ class Watcher:
     """Stands in for the admin port."""
 
     def __init__(self, observation: Observation, window: int = 4) -> None:
-        assert observation.observer is not None
-        self.commands = observation.observer.commands
+        assert observation.console is not None
+        self.commands = observation.console.observer.commands
         self.mailbox = Mailbox()
         self.door: Door[ConsoleEvent] = self.mailbox.door(window)
         self._told: list[ConsoleEvent] = []
@@ -131,6 +132,60 @@ def test_a_slow_request_says_why_it_waited() -> None:
         )
 
     observing(scenario, {"m": model(BATCHED, seconds=0.125)})
+
+
+def test_a_request_that_timed_out_in_the_queue_is_a_slow_one() -> None:
+    timing_out = BATCHED.replace(
+        "500000",
+        "0 default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 500000 }",
+    )
+
+    async def wait_in_vain(world: World) -> None:
+        with pytest.raises(ServerError, match="Request timeout expired"):
+            await world.ask(zeros("m", (1, 1), id="late"))
+
+    async def scenario(world: World, watcher: Watcher) -> None:
+        await watcher.join()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.infer, "m")
+            await trio.sleep(0.0625)
+            nursery.start_soon(wait_in_vain, world)
+        await watcher.next()
+        told = await watcher.next()
+        (row,) = [row for row in told["slow"] if row["id"] == "late"]
+        assert (row["total_us"], row["queue_us"]) == (500_000, 500_000)
+        assert row["error"] == "Unavailable: Request timeout expired"
+        assert row["why"] == (
+            "It waited 500.0 ms for a free instance, until the model's queue timeout had passed."
+        )
+
+    observing(scenario, {"m": model(timing_out, seconds=1.5)})
+
+
+def test_a_sequence_that_timed_out_in_the_backlog_is_a_slow_one() -> None:
+    config = BATCHED.replace(
+        "dynamic_batching { max_queue_delay_microseconds: 500000 }",
+        "sequence_batching { max_sequence_idle_microseconds: 9000000 }",
+    ).replace("max_batch_size: 8", "max_batch_size: 1")
+
+    async def scenario(world: World, watcher: Watcher) -> None:
+        await watcher.join()
+        for number in (1, 2):
+            request = zeros("m", (1, 1), id=str(number), timeout_us=250_000)
+            request.correlation_id = number
+            request.sequence_flags = SequenceFlag.START
+            if number == 1:
+                await world.ask(request)
+            else:
+                with pytest.raises(ServerError):
+                    await world.ask(request)
+        told = await watcher.next()
+        (row,) = [row for row in told["slow"] if row["id"] == "2"]
+        assert row["why"] == (
+            "It waited 250.0 ms for a free instance, until the timeout of its sequence had passed."
+        )
+
+    observing(scenario, {"m": model(config)})
 
 
 def test_only_the_slowest_are_told_of_and_failures_too() -> None:

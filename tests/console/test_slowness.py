@@ -72,6 +72,14 @@ def test_what_is_old_makes_room() -> None:
             ("It waited 2.50 s for a free instance; its batch of 4 left because the queue delay "
             "had passed."),
         ),
+        (
+            record(queue=0.5, closed_by="timeout"), 0.25,
+            "It waited 500.0 ms for a free instance, until the model's queue timeout had passed.",
+        ),
+        (
+            record(queue=0.5, closed_by="cancelled"), 0.0,
+            "It waited 500.0 ms for a free instance, until its caller left.",
+        ),
         (record(queue=0.5, run=0.25), 0.0, "It waited 500.0 ms for a free instance."),
         (
             record(queue=0.5, run=0.25, closed_by="ensemble"), 0.0,

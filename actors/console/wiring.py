@@ -1,0 +1,54 @@
+"""The map of the console: the observer, and the application of the admin port.
+
+Imported only where there is an admin port, so that a server without one does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from actors.asgi import Page
+from actors.console.application import AllowedHosts, ConsoleApplication
+from actors.console.observer import Observer
+from actors.gpus import GpuReading
+from actors.options import ServerOptions
+from actors.slow_requests import SlowRequests
+from actors.wiring import Core
+from protocol.openapi import document_text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Console:
+    """Wired, but nothing of it runs."""
+
+    observer: Observer
+    application: ConsoleApplication
+
+
+def wire_console(
+    options: ServerOptions,
+    core: Core,
+    slow: SlowRequests,
+    *,
+    server_version: str,
+    metrics: Page | None,
+    gpus: Callable[[], Sequence[GpuReading]],
+) -> Console:
+    """`slow` is what the street tells of slow requests; without `metrics` there is no such page."""
+    observer = Observer(
+        server={"id": options.id, "version": server_version},
+        slow=slow,
+        statistics=core.reader,
+        index=core.index,
+        mailboxes=core.mailboxes,
+        gpus=gpus,
+    )
+    application = ConsoleApplication(
+        hosts=AllowedHosts([options.admin_address, *options.admin_host]),
+        observer=observer.commands,
+        openapi=partial(document_text, server_version=server_version),
+        metrics=metrics,
+    )
+    return Console(observer, application)
