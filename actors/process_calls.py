@@ -19,6 +19,7 @@ from actors.process_link import Link
 from actors.process_ports import BlsPort, Labels, MetricKind, MetricOperation, MetricsPort
 from protocol.inference import InferRequest, SequenceFlag, Tensor
 from protocol.status import ServerError, cancelled, internal, unavailable
+from protocol.tracing import Trace
 from repo.backends.base import Outcome
 from repo.backends.python import wire
 from repo.backends.python.arena import ArenaFullError
@@ -58,12 +59,15 @@ class OutgoingCalls:
         bls: BlsPort | None,
         metrics: MetricsPort | None,
         limit: int,
+        trace_of: Callable[[str], Trace | None],
     ) -> None:
+        """`trace_of` finds the trace of a request that the worker has, by the name it was given."""
         self._link = link
         self._nursery = nursery
         self._bls = bls
         self._metrics = metrics
         self._limit = limit
+        self._trace_of = trace_of
         self._calls: dict[int, _Call] = {}
         self._control_scopes: dict[int, trio.CancelScope] = {}
         self._families: list[str] = []
@@ -93,7 +97,7 @@ class OutgoingCalls:
         if len(self._calls) >= self._limit or records.base in self._calls:
             raise WireError(f"more than {self._limit} calls at once")
         (decoupled,) = wire.FINAL.unpack_from(packet, wire.PREFIX_AT)
-        model_name, version, _, extras = parse_call(records.extras[0])
+        model_name, version, trace, extras = parse_call(records.extras[0])
         request = InferRequest(
             model_name=model_name,
             model_version="" if version < 0 else str(version),
@@ -104,6 +108,7 @@ class OutgoingCalls:
             correlation_id=extras.correlation_id,
             sequence_flags=SequenceFlag(extras.flags & 3),
             timeout_us=extras.timeout_us,
+            trace=self._trace_of(trace),
         )
         call = self._calls[records.base] = _Call()
         self._nursery.start_soon(self._run, records.base, call, request, bool(decoupled))

@@ -18,6 +18,7 @@ from actors.process_late import Feedback, LateRequest
 from actors.process_link import STATUS_OF_CODE
 from protocol.inference import InferResponse, Tensor
 from protocol.status import ServerError, StatusCode, internal
+from protocol.tracing import Trace
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
 from repo.backends.python import wire
 from repo.backends.python.extras import parse_error
@@ -119,6 +120,18 @@ class InFlight:
             for place, request in enumerate(execution.requests):
                 if request.number == request_number:
                     return execution.base + place
+        return None
+
+    def trace_of(self, reference: str) -> Trace | None:
+        """The trace of a request that is inside, by the name that the model was given for it."""
+        if not reference:
+            return None
+        requests = [each for one in self._executions.values() for each in one.requests]
+        requests += [late.request for late in self._late.values()]
+        for execute in requests:
+            trace = execute.request.trace
+            if trace is not None and str(trace.id) == reference:
+                return trace
         return None
 
     # --- what the worker says --------------------------------------------------------------------

@@ -19,7 +19,7 @@ from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome
 from repo.backends.python import wire
 from repo.backends.python.arena import Arena, SegmentMap, Span
-from repo.backends.python.extras import pack_error, pack_request_extras
+from repo.backends.python.extras import pack_error, pack_request_extras, pack_trace
 from repo.backends.python.layout import Buffer, Layout, Slot, WireError
 from repo.backends.python.progress import Progress, make_progress
 from repo.backends.python.records import (
@@ -160,6 +160,7 @@ class Link:
                 or request.parameters
                 or request.timeout_us
                 or request.sequence_flags
+                or request.trace is not None
                 else b""
             )
             records.append(
@@ -315,13 +316,14 @@ class Link:
 
 
 def _extras(request: InferRequest) -> bytes:
-    parameters = request.parameters
+    parameters, trace = request.parameters, request.trace
     return pack_request_extras(
         request.id,
         request.correlation_id,
         request.sequence_flags,
         request.timeout_us,
         json.dumps(parameters) if parameters else "",
+        trace="" if trace is None else pack_trace(str(trace.id), trace.context),
     )
 
 

@@ -69,6 +69,7 @@ class WorkerProcess:
             bls=bls,
             metrics=metrics,
             limit=spec.load.bls_limit,
+            trace_of=self._inside.trace_of,
         )
         self._child: Child | None = None
         self._sending = trio.Lock()

@@ -108,6 +108,7 @@ class Tracing:
         objection = defaults.objection(defaults.values)
         if objection and defaults.values.level and not self.is_active:
             log.warning("nothing is traced: %s", objection)
+        self._warn_of_tensors("")
 
     # --- settings --------------------------------------------------------------------------------
 
@@ -128,9 +129,12 @@ class Tracing:
         """Change what `update` names. Raises ServerError INVALID_ARG."""
         closings = self._policy.update(model, update)
         self.is_active = self._policy.is_active
+        self._warn_of_tensors(model)
+        self._close(closings)
+
+    def _warn_of_tensors(self, model: str) -> None:
         if TENSORS in self._policy.of(model).level and self._defaults.mode == OPENTELEMETRY:
             log.warning("tensors are not traced in mode opentelemetry")
-        self._close(closings)
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -207,7 +207,8 @@ class HttpControl:
         await self._document("POST", path, json.dumps(body).encode())
 
     async def set_trace(self, settings: Mapping[str, str]) -> None:
-        await self._document("POST", "/v2/trace/setting", json.dumps(settings).encode())
+        body = {name: [text] if name == "trace_level" else text for name, text in settings.items()}
+        await self._document("POST", "/v2/trace/setting", json.dumps(body).encode())
 
 
 class GrpcControl:

@@ -28,6 +28,7 @@ from actors.local_calls import infer
 from actors.options import ServerOptions
 from actors.policy.lifecycle import what_an_update_keeps
 from actors.policy.limiting import declared_resource
+from actors.trace_ports import TracePorts
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor
 from repo.backends.base import InstanceContext
@@ -150,7 +151,7 @@ class World:
     """Models, clients, a ledger, and the means to ask for inferences.
 
     `expected_errors` are parts of the log lines at ERROR that the scenario provokes; any other one
-    fails the run. `submit_door` makes doors narrower than in production.
+    fails the run. `submit_door` makes doors narrower than in production. `tracing` takes traces.
     """
 
     def __init__(
@@ -160,8 +161,10 @@ class World:
         options: ServerOptions | None = None,
         expected_errors: Sequence[str] = (),
         submit_door: int | None = None,
+        tracing: TracePorts | None = None,
     ) -> None:
         self.models = dict(models)  # a scenario may change them; see `source`
+        self._tracing = tracing or TracePorts()
         self._options = options or ServerOptions(model_repository=("simulated",))
         self._expected_errors = expected_errors
         self._submit_door = submit_door
@@ -273,6 +276,7 @@ class World:
             source=self.source,
             make_executor=self._make_executor_with,
             wall_clock=_WallClock(),
+            tracing=self._tracing,
         )
         self.core = wire_core(self._options, ports, server_version="simulated")
         limit.deadline = STUCK_AT_SECONDS

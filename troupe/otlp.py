@@ -38,10 +38,7 @@ class OtlpExporter:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        attributes = {"service.name": SERVICE_NAME}
-        for pair in filter(None, settings.get("resource", "").split(",")):
-            key, _, value = pair.partition("=")
-            attributes[key] = value
+        attributes = {"service.name": SERVICE_NAME, **_resource(settings.get("resource", ""))}
         self._exporter = OTLPSpanExporter(endpoint=settings["url"])
         self._resource = Resource.create(attributes)
         self._scope = InstrumentationScope(TRACER_NAME)
@@ -79,6 +76,18 @@ class OtlpExporter:
             end_time=_ns(span.end_at, offset_ns),
             instrumentation_scope=self._scope,
         )
+
+
+def _resource(text: str) -> dict[str, str]:
+    """The attributes in `key=value,key=value`; a value may have commas, but no more of this."""
+    attributes: dict[str, str] = {}
+    key = ""
+    for piece in filter(None, text.split(",")):
+        if "=" in piece:
+            key, _, attributes[key] = piece.partition("=")
+        else:
+            attributes[key] += f",{piece}"
+    return attributes
 
 
 def _ns(at: float, offset_ns: int) -> int:

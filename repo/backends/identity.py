@@ -15,7 +15,7 @@ from protocol.datatypes import BYTES, numpy_dtype
 from protocol.inference import InferResponse, ParameterValue, Tensor
 from protocol.status import invalid_arg
 from repo.backends.base import Backend, ExecuteRequest, Outcome, Timings
-from repo.backends.settings import integer_parameter
+from repo.backends.settings import boolean_parameter, integer_parameter
 from repo.model_config import ModelInput, datatype, model_dims, type_name
 
 PARAMETERS: Mapping[str, ParameterValue] = {
@@ -39,6 +39,7 @@ class IdentityBackend(Backend):
             self._delay_seconds *= max(multiplier * int(number if number.isdecimal() else 0), 1)
         self._outputs = self._paired_outputs()
         self._inputs = {one.name: one for one in config.input}
+        self._reports = boolean_parameter(config, "enable_custom_tracing") is True
         sleep(integer_parameter(config, "creation_delay_sec", 0))
 
     def _paired_outputs(self) -> dict[str, str]:
@@ -72,6 +73,8 @@ class IdentityBackend(Backend):
     def execute(
         self, requests: Sequence[ExecuteRequest], timings: Timings
     ) -> Sequence[Outcome | None]:
+        if self._reports:
+            _report(requests, "CUSTOM_ACTIVITY_START")
         began_ns = perf_counter_ns()
         if self._delay_seconds:
             sleep(self._delay_seconds)
@@ -79,6 +82,8 @@ class IdentityBackend(Backend):
         outcomes = [self._answer(request) for request in requests]
         timings.infer_ns = slept_ns - began_ns
         timings.output_ns = perf_counter_ns() - slept_ns
+        if self._reports:
+            _report(requests, "CUSTOM_SINGLE_ACTIVITY", "CUSTOM_ACTIVITY_END")
         return outcomes
 
     def _answer(self, request: ExecuteRequest) -> InferResponse:
@@ -109,3 +114,11 @@ class IdentityBackend(Backend):
         fill = b"" if wire_type == BYTES else 0
         array = np.full(shape, fill, numpy_dtype(wire_type))
         return Tensor(self._outputs[one.name], wire_type, shape, array=array)
+
+
+def _report(requests: Sequence[ExecuteRequest], *activities: str) -> None:
+    """Let the traces of these requests show what a model does, by an example."""
+    for execute in requests:
+        if execute.request.trace is not None:
+            for activity in activities:
+                execute.request.trace.report(activity)

@@ -118,9 +118,10 @@ class GrpcWorld(World):
         models: Mapping[str, SimulatedModel],
         *,
         options: Any = None,  # ServerOptions
+        tracing: Any = None,  # TracePorts
         **settings: Any,
     ) -> None:
-        super().__init__(models, options=options, expected_errors=ANY)
+        super().__init__(models, options=options, expected_errors=ANY, tracing=tracing)
         self.repeaters: dict[str, Repeater] = {}
         self.connections: list[GrpcConnection] = []
         self._grpc = {"limits": Http2Limits(), "guard": Guard(RestrictedApis({})), **settings}

@@ -21,6 +21,7 @@ from actors.http_operations import HttpOperations
 from actors.inlets import StreamInlet
 from actors.options import ServerOptions
 from actors.reply_desk import ReplyDesk
+from actors.trace_ports import TracePorts
 from protocol.api_keys import Guard
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser
@@ -156,8 +157,9 @@ class HttpWorld(World):
         guard: Guard | None = None,
         options: ServerOptions | None = None,
         load_report: Mapping[str, float] | None = None,
+        tracing: TracePorts | None = None,
     ) -> None:
-        super().__init__(models, options=options, expected_errors=ANY)
+        super().__init__(models, options=options, expected_errors=ANY, tracing=tracing)
         self.repeaters: dict[str, Repeater] = {}
         self.connections: list[HttpConnection] = []  # those that run
         self._limits = limits or HttpLimits()

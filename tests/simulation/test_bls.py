@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from protocol.inference import InferResponse
 from protocol.status import ServerError
 from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
 from simulation.world import SimulatedModel, World, zeros
+from tests.simulation.trace_reading import heads, ran, times
 
 IO = """
 max_batch_size: 8 backend: "simulated"
@@ -54,6 +56,7 @@ class Asking:
         async def ask(pause: float) -> None:
             await trio.sleep(pause)
             request = zeros(self._other, (1, 1))
+            request.trace = requests[0].request.trace  # as a model.py says it
             async with aclosing(models.infer(request, decoupled=False)) as responses:
                 async for outcome, _ in responses:
                     assert outcome is not None
@@ -111,6 +114,34 @@ def test_a_call_is_an_inference_like_any_other() -> None:
 
     models = {"caller": SimulatedModel(IO), "other": SimulatedModel(IO, latency=lambda _: 0.25)}
     CallingWorld(models).run(scenario)
+
+
+def test_a_call_is_part_of_its_caller_s_trace(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.infer("caller")
+        await world.infer("other")
+        await world.infer("caller")
+
+    async def once(world: World) -> None:
+        await world.infer("caller")
+
+    flags = (f"triton,file={tmp_path / 't'}", "level=TIMESTAMPS", "rate=2")
+    options = ServerOptions(model_repository=("simulated",), trace_config=flags)
+    models = {"caller": SimulatedModel(IO), "other": SimulatedModel(IO, latency=lambda _: 0.25)}
+    CallingWorld(models, options=options).run(scenario)
+    assert [head["model_name"] for head in heads(tmp_path / "t")] == ["other"]
+
+    flags = (f"triton,file={tmp_path / 'all'}", "level=TIMESTAMPS", "rate=1")
+    options = ServerOptions(model_repository=("simulated",), trace_config=flags)
+    world = CallingWorld(models, options=options)
+    world.calls_at_once = 2
+    world.run(once)
+    found = times(tmp_path / "all")
+    assert found[1]["REQUEST_START"] == 0.0
+    assert found[1]["REQUEST_END"] == 1.5
+    assert found[2] == ran(0.0, 0.0, 0.25)
+    assert found[3] == ran(0.25, 0.25, 0.5)
+    assert [head.get("parent_id") for head in heads(tmp_path / "all")] == [None, 1, 1]
 
 
 @pytest.mark.parametrize("calls", [1, 3])

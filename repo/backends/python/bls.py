@@ -91,7 +91,7 @@ def infer(request: InferenceRequest, decoupled: bool) -> InferenceResponse | Res
     extras = pack_call(
         request._model_name,
         request._model_version,
-        request._trace.get_context() or "",
+        request._trace._reference,
         pack_request_extras(
             request._request_id,
             request._correlation_id,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import host
 from .errors import TritonError, TritonModelException, expect
-from .extras import RequestExtras
+from .extras import RequestExtras, parse_trace
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -52,8 +52,16 @@ class PreferredMemory:
 class InferenceTrace:
     """The trace that a request belongs to."""
 
+    _reference = ""  # the server's name for it
+
     def __init__(self, context: str = "") -> None:
         self._context = context
+
+    @classmethod
+    def _received(cls, trace: str) -> InferenceTrace:
+        received = cls()
+        received._reference, received._context = parse_trace(trace)
+        return received
 
     def get_context(self) -> str | None:
         """The propagated context as JSON, or None."""
@@ -197,6 +205,8 @@ class InferenceRequest:
         self._flags = extras.flags
         self._timeout = extras.timeout_us
         self._parameters = extras.parameters_json or "{}"
+        if extras.trace:
+            self._trace = InferenceTrace._received(extras.trace)
 
     def inputs(self) -> list[Tensor]:
         return self._inputs

@@ -14,9 +14,11 @@ from repo.backends.python.extras import (
     pack_call,
     pack_error,
     pack_request_extras,
+    pack_trace,
     parse_call,
     parse_error,
     parse_request_extras,
+    parse_trace,
 )
 from repo.backends.python.layout import WireError
 
@@ -97,6 +99,12 @@ def test_request_extras_are_what_they_were(
     assert bool(packed) == (expected != NO_EXTRAS)
     call = parse_call(pack_call("m", -1, "trace", packed))
     assert call == ("m", -1, "trace", expected)
+
+
+def test_a_request_carries_the_name_and_the_context_of_its_trace() -> None:
+    packed = pack_request_extras("q", 0, 0, 0, "", trace=pack_trace("17", '{"a":";"}'))
+    extras = parse_request_extras(packed)
+    assert (extras.id, parse_trace(extras.trace)) == ("q", ("17", '{"a":";"}'))
 
 
 def test_an_error_keeps_its_code() -> None:
