@@ -12,6 +12,7 @@ from simulation.ledger import Asked, Ledger, Life
 
 # Durations are summed in floats and cut to whole nanoseconds, once per message.
 _ROUNDING_NS = 1_000
+_EXPIRED = ("Request timeout expired", "timeout of the corresponding sequence has been expired")
 
 
 def books_add_up(ledger: Ledger) -> Iterator[str]:
@@ -33,6 +34,8 @@ def books_add_up(ledger: Ledger) -> Iterator[str]:
             life.is_cached
             or life.is_decoupled
             or life.batching.preserve_ordering
+            or life.has_sequences
+            or life.is_ensemble
             or ledger.outsiders
             or not ledger.asked
         )
@@ -45,6 +48,11 @@ def _expectations(
 ) -> Iterator[tuple[str, object, object]]:
     runs = [ran for ran in ledger.ran if ran.life is life]
     asked = _asked_of(ledger, life)
+    if life.is_ensemble:
+        errors = sum(one.error is not None for one in asked)
+        yield "successes", counters.success.count, len(asked) - errors
+        yield "failures", counters.fail.count, errors
+        return
     yield "executions", counters.execution_count, len(runs)
     sizes = {size: batch.compute_infer.count for size, batch in counters.batches.items()}
     yield "batches", sizes, dict(Counter(ran.batch_size for ran in runs))
@@ -59,6 +67,8 @@ def _expectations(
     yield "successes", counters.success.count, answered
     done = (one for one in asked if one.ran is not None and one.error is None)
     yield "inferences", counters.inference_count, sum(one.batch for one in done)
+    if life.is_iterative:
+        return  # a request may be refused between two of its executions
     cancelled = [one for one in asked if _was_cancelled(one)]
     yield "cancellations", counters.failures["CANCELED"], len(cancelled)
     rejected = [one for one in asked if _was_rejected(one)]
@@ -82,7 +92,7 @@ def _was_rejected(asked: Asked) -> bool:
         return False
     if error.status is StatusCode.DEADLINE_EXCEEDED:
         return asked.deadline_at > asked.at
-    return error.message == "Request timeout expired"
+    return error.message in _EXPIRED
 
 
 def nothing_is_pending(ledger: Ledger) -> Iterator[str]:

@@ -15,8 +15,8 @@ from simulation.ledger import Asked, Ledger, Life
 def instants_are_kept(ledger: Ledger) -> Iterator[str]:
     """Nobody is executed at or after its limit, and nobody waits beyond it."""
     for asked in ledger.asked.values():
-        if asked.life is None:
-            continue
+        if asked.life is None or asked.life.is_ensemble:
+            continue  # an ensemble answers when its members have
         limits = [("deadline", asked.deadline_at)]
         # Who waits for an identical request is in no queue whose policy could time out.
         rejects = asked.life.policy_of(asked.level).timeout_action == "REJECT"
@@ -29,7 +29,8 @@ def instants_are_kept(ledger: Ledger) -> Iterator[str]:
                 yield f"{asked.name} was executed at {asked.ran.at}, its {what} was {limit}"
             elif asked.left_at > due_at:
                 yield f"{asked.name} waited until {asked.left_at}, its {what} was {limit}"
-        if asked.left_at > asked.cancelled_at:
+        # In a sequence a cancelled request gives way when its turn comes.
+        if asked.left_at > asked.cancelled_at and not asked.life.has_sequences:
             yield f"{asked.name} was cancelled at {asked.cancelled_at}, left at {asked.left_at}"
 
 
@@ -64,7 +65,7 @@ def instances_are_not_idle(ledger: Ledger) -> Iterator[str]:
     idle = {id(life): _idle_times(ledger, life) for life in ledger.lives}
     for asked in ledger.asked.values():
         life = asked.life
-        if life is None or life.is_cached or life.has_sequences:
+        if life is None or life.is_cached or life.has_sequences or life.is_ensemble:
             continue
         delay = life.batching.max_queue_delay_seconds if life.is_dynamic else 0.0
         late_at = ledger.due(asked.at + delay)

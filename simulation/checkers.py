@@ -10,7 +10,19 @@ from typing import Final
 
 from protocol.status import ServerError, StatusCode
 from simulation.check_books import books_add_up, nothing_is_left, nothing_is_pending
+from simulation.check_ensembles import (
+    ensemble_error_is_true,
+    ensembles_answer_what_their_graphs_say,
+    steps_keep_their_limit,
+)
 from simulation.check_order import nobody_overtakes, responses_keep_the_order_of_dispatch
+from simulation.check_sequences import (
+    sequence_error_is_true,
+    sequences_keep_their_order,
+    sequences_stay_where_they_are,
+    slots_have_one_owner,
+    states_are_nobody_else_s,
+)
 from simulation.check_time import (
     instances_are_not_idle,
     instants_are_kept,
@@ -63,7 +75,8 @@ def errors_have_their_reason(ledger: Ledger) -> Iterator[str]:
         ran = asked.ran
         if ran is not None and asked.name in ran.failed and asked.error is None:
             yield f"{asked.name} failed and was not told so"
-        if ran is None and asked.error is None and not asked.life.is_cached and asked.final:
+        executes = not (asked.life.is_cached or asked.life.is_ensemble)
+        if ran is None and asked.error is None and executes and asked.final:
             yield f"{asked.name} was answered and never executed"
 
 
@@ -73,6 +86,10 @@ def _is_true(ledger: Ledger, asked: Asked, answer: Answer, error: ServerError) -
     assert life is not None
     if error.message.endswith("has ended"):
         return life.told_to_end_at <= answer.at
+    if life.has_sequences:
+        return sequence_error_is_true(ledger, asked, answer, error)
+    if life.is_ensemble:
+        return ensemble_error_is_true(ledger, asked, answer, error)
     if asked.ran is not None:
         return asked.name in asked.ran.failed
     if error.status is StatusCode.CANCELLED:
@@ -114,6 +131,12 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     instants_are_kept,
     queues_keep_their_limits,
     instances_are_not_idle,
+    sequences_keep_their_order,
+    sequences_stay_where_they_are,
+    slots_have_one_owner,
+    states_are_nobody_else_s,
+    ensembles_answer_what_their_graphs_say,
+    steps_keep_their_limit,
     books_add_up,
     nothing_is_pending,
     nothing_is_left,

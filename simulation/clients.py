@@ -112,17 +112,7 @@ class Client:
         Batch 0 is a tensor without a batch dimension. `content` fills the tensor, with a number of
         its own unless given. A refusal is the request's answer.
         """
-        ledger = self._world.ledger
-        asked = Asked(
-            name=name,
-            client=self.name,
-            model=model,
-            at=trio.current_time(),
-            order=ledger.next_order(),
-            batch=max(1, batch),
-            timeout_seconds=timeout_us / 1e6,
-            deadline_at=deadline_at,
-        )
+        asked = self.asked(model, name, batch=batch, timeout_us=timeout_us, deadline_at=deadline_at)
         value = float(asked.order) if content is None else content
         shape = (batch, *dims) if batch else tuple(dims)
         array = np.full(shape, value, dtype=np.float32)
@@ -135,6 +125,27 @@ class Client:
             parameters=dict(parameters or {}),
         )
         return self.send(asked, request)
+
+    def asked(
+        self,
+        model: str,
+        name: str,
+        *,
+        batch: int = 1,
+        timeout_us: int = 0,
+        deadline_at: float = math.inf,
+    ) -> Asked:
+        """What the ledger is to know of a request that is sent now."""
+        return Asked(
+            name=name,
+            client=self.name,
+            model=model,
+            at=trio.current_time(),
+            order=self._world.ledger.next_order(),
+            batch=max(1, batch),
+            timeout_seconds=timeout_us / 1e6,
+            deadline_at=deadline_at,
+        )
 
     def send(self, asked: Asked, request: InferRequest) -> Asked:
         """Submit any request; `asked` says what the ledger is to know of it."""

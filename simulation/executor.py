@@ -93,10 +93,12 @@ class SimulatedExecutor:
     async def execute(
         self, requests: Sequence[ExecuteRequest], timings: Timings
     ) -> Sequence[Outcome | None]:
+        real = [place for place, request in enumerate(requests) if not request.is_null]
         ran = Ran(
             life=self._life,
             instance=self.name,
-            names=tuple([request.request.id for request in requests if not request.is_null]),
+            names=self._ledger.names_in(self._life, [requests[place].request.id for place in real]),
+            places=tuple(real),
             batch_size=sum([request.batch_size or 1 for request in requests]),
             at=trio.current_time(),
             order=self._ledger.next_order(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import trio
 from actors.counters import VersionCounters
 from protocol.status import ServerError
 from repo.instance_groups import InstanceSpec
-from repo.model_config import BatchingSettings, QueuePolicySettings
+from repo.model_config import BatchingSettings, QueuePolicySettings, SequenceSettings
 
 
 class Answer(NamedTuple):
@@ -44,9 +44,21 @@ class Life:
     kept: bytes = b""  # of its configuration and files: an update that leaves it alone goes on here
     instances: list[InstanceSpec] = field(default_factory=list)  # all that there ever were
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # from load to end, by name
-    is_iterative: bool = False
-    has_sequences: bool = False
+    sequences: SequenceSettings | None = None
+    ensemble_limit: int | None = None  # of an ensemble: `max_inflight_requests`
     told_to_end_at: float = math.inf  # drained, unloaded, replaced or crashed
+
+    @property
+    def has_sequences(self) -> bool:
+        return self.sequences is not None
+
+    @property
+    def is_iterative(self) -> bool:
+        return self.sequences is not None and self.sequences.iterative
+
+    @property
+    def is_ensemble(self) -> bool:
+        return self.ensemble_limit is not None
 
     def end_now(self) -> None:
         """The version is told to end, or crashes."""
@@ -74,6 +86,7 @@ class Ran:
     batch_size: int
     at: float
     order: int
+    places: tuple[int, ...] = ()  # where in the batch each request stands, padding between them
     began_at: float = math.inf  # later than `at` where a worker was still busy
     ended_at: float = math.inf
     is_warmup: bool = False
@@ -102,6 +115,11 @@ class Asked:
     cancelled_at: float = math.inf
     ran: Ran | None = None
     problem: str = ""  # what its client found wrong with a response
+    sequence: int | str = 0  # to which it belongs; 0 is none
+    tag: int = 0  # what it adds to the state of its sequence
+    turns: int = 1  # how often an iterative model wants to see it
+    heard: list[dict[str, int]] = field(default_factory=list)  # numbers in its responses
+    expected: list[dict[str, int]] | None = None  # in those that an ensemble ought to give
 
     @property
     def final(self) -> Answer | None:
@@ -171,6 +189,16 @@ class Ledger:
             if asked.ran is not None and not ran.life.is_iterative:
                 self.problems.append(f"{name} was executed twice")
             asked.ran = ran
+
+    def names_in(self, life: Life, names: Iterable[str]) -> tuple[str, ...]:
+        """How requests are called in a version: steps of an ensemble have their request's id."""
+        return tuple(
+            f"{name} in {life.model}" if self._is_of_another(name, life) else name for name in names
+        )
+
+    def _is_of_another(self, name: str, life: Life) -> bool:
+        asked = self.asked.get(name)
+        return asked is not None and asked.model != life.model
 
     def is_busy(self) -> bool:
         """Whether anything is being executed."""

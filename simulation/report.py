@@ -9,10 +9,8 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random  # noqa: TID251  # a plan is drawn before its world exists
 
-from simulation.drawing import Plan, draw_plan
-from simulation.scenarios import Play, world_of
+from simulation.kinds import RandomWorld, draw_world
 from simulation.traces import Trace
 from simulation.world import Violation
 
@@ -24,7 +22,7 @@ class Verdict:
     """How the world of one seed turned out; `problem` is empty if every promise was kept."""
 
     seed: int
-    plan: Plan
+    drawn: RandomWorld
     trace: Trace
     requests: int
     problem: str
@@ -38,16 +36,16 @@ class Verdict:
 
 def judge(seed: int) -> Verdict:
     """Run the world of a seed."""
-    plan = draw_plan(Random(seed))  # noqa: S311  # reproducible on purpose
-    world = world_of(plan)
+    drawn = draw_world(seed)
+    world = drawn.world
     problem = ""
     try:
-        world.run(Play(plan), seed=seed)
+        world.run(drawn.scenario, seed=seed)
     except Violation as violation:
         problem = str(violation)
     except Exception as error:  # noqa: BLE001  # any end but a good one is the verdict
         problem = "".join(traceback.format_exception(error))
-    return Verdict(seed, plan, world.trace, len(world.ledger.asked), problem)
+    return Verdict(seed, drawn, world.trace, len(world.ledger.asked), problem)
 
 
 def summary(verdict: Verdict) -> str:
@@ -62,11 +60,7 @@ def summary(verdict: Verdict) -> str:
 
 def story(verdict: Verdict) -> Iterator[str]:
     """Everything about a run: models, faults, and what happened, in ticks of the plan."""
-    for model in verdict.plan.models:
-        yield f"--- {model.name}, instances {', '.join(model.instances)}"
-        yield model.config
-    for fault in verdict.plan.faults:
-        yield f"--- {fault.name} strikes {fault.victim} at {fault.at} for {fault.ticks}"
+    yield from verdict.drawn.story()
     yield "--- what happened"
     for event in verdict.trace.events:
         at = f"{event.at_us / 1e6:12.6f}"

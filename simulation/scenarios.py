@@ -7,7 +7,7 @@ instances: who lost a grant, a resource or a place in a queue on the way cannot 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -16,11 +16,11 @@ from actors.options import ServerOptions
 from protocol.inference import InferResponse
 from protocol.status import invalid_arg
 from repo.backends.base import ExecuteRequest, Outcome
-from simulation import faults
 from simulation.clients import Client
-from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan, ModelPlan, Plan, RequestPlan
+from simulation.drawing import TICK_SECONDS, TICK_US, ModelPlan, Plan, RequestPlan
 from simulation.executor import Responses, echo
 from simulation.ledger import Asked
+from simulation.striking import strike, until
 from simulation.world import SimulatedModel, World
 
 _OWN_GOAL: Final = "simulated failure"
@@ -89,7 +89,7 @@ class Play:
                 if mine:
                     nursery.start_soon(self._drive, client, mine)
             for fault in plan.faults:
-                nursery.start_soon(self._strike, world, fault)
+                nursery.start_soon(strike, world, self._clients, fault)
         await world.all_answered()
         await self._last_round(world)
 
@@ -99,7 +99,7 @@ class Play:
         steps += [(one.cancel_at, True, one) for one in requests if one.cancel_at >= 0]
         asked: dict[str, Asked] = {}
         for at, is_cancellation, request in sorted(steps, key=lambda step: step[:2]):
-            await _until(at)
+            await until(at)
             if client.has_vanished:
                 return
             if is_cancellation:
@@ -116,38 +116,6 @@ class Play:
                 deadline_at=request.deadline_at,
             )
 
-    async def _strike(self, world: World, fault: FaultPlan) -> None:
-        await _until(fault.at)
-        lasting = self._begin(world, fault)
-        if lasting is not None:
-            await lasting
-
-    def _begin(self, world: World, fault: FaultPlan) -> Awaitable[None] | None:
-        """Do it, or return what takes its time."""
-        seconds = fault.ticks * TICK_SECONDS
-        match fault.name:
-            case "slow_instance":
-                return faults.slow_instance(world, fault.victim, factor=4.0, seconds=seconds)
-            case "instance_crash":
-                faults.instance_crash(world, fault.victim)
-            case "worker_loss":
-                faults.worker_loss(world, fault.victim)
-            case "client_vanishes":
-                faults.client_vanishes(self._clients[int(fault.victim)])
-            case "stalled_reader":
-                client = self._clients[int(fault.victim)]
-                return faults.stalled_reader(client, seconds=seconds)
-            case "unload_in_flight":
-                after = seconds if fault.ticks else None
-                return faults.unload_in_flight(world, fault.victim, reload_after=after)
-            case "reload_in_flight":
-                return faults.reload_in_flight(world, fault.victim)
-            case "clock_leap":
-                return faults.clock_leap(world, seconds=seconds)
-            case _:
-                raise AssertionError(f"no fault is called {fault.name}")
-        return None
-
     async def _last_round(self, world: World) -> None:
         client = world.client("last")
         for model in self._plan.models:
@@ -155,8 +123,3 @@ class Play:
                 name = f"z{1000 + 100 * int(model.name[1:]) + number}"
                 client.ask(model.name, name, batch=min(1, model.max_batch))
         await world.all_answered()
-
-
-async def _until(tick: int) -> None:
-    """A plan's instants are absolute; one that the clock leapt over is now."""
-    await trio.sleep_until(tick * TICK_SECONDS)

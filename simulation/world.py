@@ -37,6 +37,7 @@ from repo.model_config import (
     ModelConfig,
     batching_settings,
     copy_config,
+    ensemble_scheduling,
     is_decoupled,
     scheduling_choice,
     sequence_settings,
@@ -267,6 +268,7 @@ class World:
 
     def life_of_config(self, config: ModelConfig) -> Life:
         """The version that was loaded, or updated, with this very configuration object."""
+        # An ensemble has no executor, whose making begins the life of every other version.
         return self._life_with(config)
 
     # --- the run ---------------------------------------------------------------------------------
@@ -355,7 +357,7 @@ class World:
         if life is None:
             _, kept = self._described[id(config)]
             earlier = [life for life in self.ledger.lives if life.model == config.name]
-            if self._serves(config.name) and earlier[-1].kept == kept:
+            if earlier and self._serves(config.name) and earlier[-1].kept == kept:
                 life = self._lives[id(config)] = earlier[-1]
             else:
                 for other in earlier:
@@ -367,7 +369,7 @@ class World:
         return self.core.index.value.models[name].latest is not None
 
     def _begin_life(self, config: ModelConfig, kept: bytes, generation: int) -> Life:
-        sequences = sequence_settings(config)
+        ensemble = ensemble_scheduling(config)
         life = Life(
             model=config.name,
             generation=generation,
@@ -376,8 +378,8 @@ class World:
             is_decoupled=is_decoupled(config),
             is_cached=config.response_cache.enable and self._options.cache_bytes is not None,
             kept=kept,
-            has_sequences=sequences is not None,
-            is_iterative=sequences is not None and sequences.iterative,
+            sequences=sequence_settings(config),
+            ensemble_limit=None if ensemble is None else ensemble.max_inflight_requests,
         )
         self._lives[id(config)] = life
         self.ledger.lives.append(life)

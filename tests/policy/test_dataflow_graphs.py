@@ -13,8 +13,7 @@ from actors.policy.dataflow import Action, Dataflow, Finish, Flow, Member, Respo
 from actors.policy.dataflow_graph import Graph
 from protocol.inference import InferResponse, Tensor
 from repo.model_config import StepSettings
-
-MODULUS = 1_000_003
+from simulation.reference_dataflow import computed, expected_responses
 
 
 @dataclass(frozen=True)
@@ -59,50 +58,10 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(steps, counts, omissions, outputs, wanted, limit, draw(st.integers(1, 3)))
 
 
-def computed(step: int, number: int, output: str, inputs: dict[str, int]) -> int:
-    """What a step's model makes of its inputs; different for everything that may differ."""
-    value = step * 31 + number * 7 + int(output[1:])
-    for name, one in sorted(inputs.items()):
-        value = value * 131 + int(name[1:]) * 17 + one
-    return value % MODULUS
-
-
-Values = dict[int, int | None]
-"""A tensor, by iteration; None where it has no value."""
-
-
 def expected(case: Case, given_inputs: dict[str, int]) -> list[dict[str, int]]:
-    """The responses of one request, by plain recursion over tensors."""
-    tensors: dict[str, Values] = {name: {0: value} for name, value in given_inputs.items()}
-    writers = {t: s for s, step in enumerate(case.steps) for t in step.output_map.values()}
-
-    def tensor(name: str) -> Values:
-        if name not in tensors:
-            run(writers[name])
-        return tensors[name]
-
-    def run(index: int) -> None:
-        step, count = case.steps[index], case.counts[index]
-        reads = {name: tensor(source) for name, source in step.input_map.items()}
-        iterations = sorted(set.intersection(*(set(one) for one in reads.values())))
-        results: dict[str, Values] = {name: {} for name in step.output_map}
-        for iteration in iterations:
-            inputs = {n: v for n, one in reads.items() if (v := one[iteration]) is not None}
-            for number in range(1 if count is None else count):
-                at = iteration if count is None else len(results["o0"])
-                for name, values in results.items():
-                    is_made = name not in case.omissions[index]
-                    values[at] = computed(index, number, name, inputs) if is_made else None
-        for name, target in step.output_map.items():
-            tensors[target] = results[name]
-
+    """The responses of one request."""
     wanted = case.wanted or tuple(case.outputs)
-    found = {name: tensor(name) for name in wanted}
-    iterations = sorted(set.intersection(*(set(one) for one in found.values())))
-    return [
-        {name: v for name, one in found.items() if (v := one[iteration]) is not None}
-        for iteration in iterations
-    ]
+    return expected_responses(case.steps, case.counts, case.omissions, wanted, given_inputs)
 
 
 def tensor_of(name: str, value: int) -> Tensor:
