@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random  # noqa: TID251  # a plan is drawn before its world exists
-from typing import Final
+from typing import Final, Literal
 
 from simulation.drawing import FaultPlan, draw_plan
 from simulation.ensemble_drawing import draw_ensembles
@@ -18,6 +18,8 @@ from simulation.sequence_drawing import draw_sequences
 from simulation.sequence_scenarios import SequencePlay, sequence_world
 from simulation.world import Scenario, World
 
+Kind = Literal["crowd", "sequences", "ensembles"]
+
 SEQUENCES: Final = 0.2
 ENSEMBLES: Final = 0.1
 
@@ -26,7 +28,7 @@ ENSEMBLES: Final = 0.1
 class RandomWorld:
     """A world that was drawn, ready to run."""
 
-    kind: str
+    kind: Kind
     world: World
     scenario: Scenario
     configs: dict[str, str]  # by model
@@ -44,17 +46,29 @@ class RandomWorld:
 def draw_world(seed: int) -> RandomWorld:
     """The world of a seed."""
     random = Random(seed)  # noqa: S311  # reproducible on purpose
-    draw = random.random()
-    if draw < SEQUENCES:
+    kind = _draw_kind(random)
+    if kind == "sequences":
         one = draw_sequences(random)
         return RandomWorld(
-            "sequences", sequence_world(one), SequencePlay(one), {"q": one.model.config}, one.faults
+            kind, sequence_world(one), SequencePlay(one), {"q": one.model.config}, one.faults
         )
-    if draw < SEQUENCES + ENSEMBLES:
+    if kind == "ensembles":
         two = draw_ensembles(random)
         return RandomWorld(
-            "ensembles", ensemble_world(two), EnsemblePlay(two), two.ensemble.configs, two.faults
+            kind, ensemble_world(two), EnsemblePlay(two), two.ensemble.configs, two.faults
         )
     plan = draw_plan(random)
     configs = {model.name: model.config for model in plan.models}
-    return RandomWorld("crowd", world_of(plan), Play(plan), configs, plan.faults)
+    return RandomWorld(kind, world_of(plan), Play(plan), configs, plan.faults)
+
+
+def kind_of(seed: int) -> Kind:
+    """What kind of world a seed draws."""
+    return _draw_kind(Random(seed))  # noqa: S311  # as above
+
+
+def _draw_kind(random: Random) -> Kind:
+    draw = random.random()
+    if draw < SEQUENCES:
+        return "sequences"
+    return "ensembles" if draw < SEQUENCES + ENSEMBLES else "crowd"

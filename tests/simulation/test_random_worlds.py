@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from simulation.drawing import TICK_SECONDS, TICK_US, draw_plan
+from simulation.kinds import draw_world, kind_of
 from simulation.report import judge, summary
 from simulation.seeding import seeded_scheduler
 from simulation.sweep import CHUNK, run_chunk, sweep
@@ -80,3 +82,28 @@ def test_plans_cover_what_can_be_configured() -> None:
         "unload_in_flight", "reload_in_flight", "clock_leap",
     }  # fmt: skip
     assert TICK_SECONDS * 1e6 == TICK_US
+
+
+def test_every_kind_of_world_has_its_share() -> None:
+    worlds = [draw_world(seed) for seed in range(400)]
+    shares = Counter(world.kind for world in worlds)
+    assert shares["sequences"] > 50
+    assert shares["ensembles"] > 20
+    assert shares["crowd"] > 200
+    assert all(kind_of(seed) == world.kind for seed, world in enumerate(worlds))
+    text = "\n".join(config for world in worlds for config in world.configs.values())
+    for words in (
+        "direct {", "oldest {", "iterative_sequence: true", "minimum_slot_utilization: 0.5",
+        "max_candidate_sequences: 2", "max_inflight_requests: 1", "optional: true",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_sequences_and_ensembles_are_answered_and_their_answers_looked_at() -> None:
+    """A checker that is given nothing to look at finds nothing."""
+    heard: Counter[str] = Counter()
+    for seed in range(60):
+        drawn = judge(seed).drawn
+        heard[drawn.kind] += sum(bool(one.heard) for one in drawn.world.ledger.asked.values())
+    assert heard["sequences"] > 100
+    assert heard["ensembles"] > 20
