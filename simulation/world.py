@@ -181,8 +181,9 @@ class World:
         self.clock = trio.testing.MockClock(autojump_threshold=0)
         self._lives: dict[int, Life] = {}  # by identity of the configuration object
         self._clients: list[Client] = []
-        # Every description, and what an update of it keeps; so identities stay unique, too.
+        # Every description, and what an update of it keeps.
         self._described: dict[int, tuple[ModelDescription, bytes]] = {}
+        self._configs: list[ModelConfig] = []  # kept, so that identities stay unique
         self.random: Random
         self.core: Core
         self._nursery: trio.Nursery
@@ -355,7 +356,9 @@ class World:
         """The version that a configuration object was made for, or whose instances it changes."""
         life = self._lives.get(id(config))
         if life is None:
-            _, kept = self._described[id(config)]
+            # An ensemble's is made anew from those of its members whenever one of them changes.
+            _, kept = self._described.get(id(config), (None, b""))
+            self._configs.append(config)
             earlier = [life for life in self.ledger.lives if life.model == config.name]
             if earlier and self._serves(config.name) and earlier[-1].kept == kept:
                 life = self._lives[id(config)] = earlier[-1]
