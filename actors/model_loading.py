@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import trio
 
 from actors.ensemble_families import Families, circular, judged
+from actors.failures import load_failure
 from actors.index_writer import DUPLICATE, IndexWriter
 from actors.policy.lifecycle import Lifecycle, Parameters
 from actors.running_versions import Running, RunningVersions
@@ -180,8 +181,8 @@ class ModelLoading:
         async def describe(name: str) -> None:
             try:
                 described[name] = await self._described(name, parameters, sightings.get(name))
-            except ServerError as error:
-                described[name] = self._cannot_be_loaded(name, error)
+            except Exception as caught:  # noqa: BLE001  # ring: no configuration ends the server
+                described[name] = self._cannot_be_loaded(name, load_failure(name, caught))
 
         async with trio.open_nursery() as nursery:
             for name in sorted(names):

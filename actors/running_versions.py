@@ -16,7 +16,7 @@ import trio
 
 from actors.channels import Door
 from actors.crew import Draft
-from actors.failures import root_cause
+from actors.failures import load_failure, root_cause
 from actors.index_writer import IndexWriter
 from actors.load_gate import AvailableMemory, LoadGate
 from actors.messages import Fact, VersionLoaded, VersionUnloaded
@@ -182,7 +182,8 @@ class RunningVersions:
                 try:
                     running = Running(self._wire_version(judge(description), version))
                     await self.nursery.start(self._serve, running)
-                except ServerError as error:
+                except Exception as caught:  # noqa: BLE001  # ring: other models live on
+                    error = load_failure(description.name, caught)
                     log.error("failed to load '%s' version %s: %s", *key, error)
                     if not left:
                         attempt.reasons[version] = error
@@ -206,7 +207,8 @@ class RunningVersions:
             async with self._turn(description.load_bytes, is_limited):
                 try:
                     attempt.drafts[running] = await running.actors.draft(description)
-                except ServerError as error:
+                except Exception as caught:  # noqa: BLE001  # as above
+                    error = load_failure(description.name, caught)
                     log.error(
                         "failed to update '%s' version %s: %s", description.name, version, error
                     )

@@ -15,6 +15,7 @@ from protocol.status import invalid_arg
 from repo.config_rules_sequence import check_sequence_batching
 from repo.config_rules_tensors import check_tensors
 from repo.ensemble_rules import check_ensemble_scheduling
+from repo.file_names import check_file_names
 from repo.model_config import (
     ModelConfig,
     ModelDynamicBatching,
@@ -50,6 +51,7 @@ def check_config(config: ModelConfig) -> None:
         )
     if config.max_batch_size < 0:
         raise invalid_arg(f"'max_batch_size' must be non-negative value for {name}")
+    check_file_names(config)
     _check_scheduler(config)
     _check_response_cache(config)
     _check_metrics(config)

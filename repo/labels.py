@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.status import internal, unsupported
+from repo.file_names import leads_inside
 from repo.model_config import ModelConfig
 
 
@@ -36,7 +37,7 @@ def label_path(
     Raises ServerError UNSUPPORTED when that is outside `model_directory`.
     """
     path = model_directory / label_filename
-    if not path.resolve().is_relative_to(model_directory.resolve()):
+    if not leads_inside(path, model_directory):
         raise unsupported(
             f"label file path '{path}' for output '{output_name}' in model '{model_name}' "
             "is outside model directory"

@@ -17,6 +17,7 @@ import numpy as np
 from protocol.datatypes import BYTES, ELEMENT_SIZE, Array, numpy_dtype
 from protocol.inference import InferRequest, Tensor
 from protocol.status import ServerError, StatusCode, invalid_arg
+from repo.file_names import leads_inside
 from repo.model_config import (
     ModelConfig,
     ModelWarmup,
@@ -135,7 +136,7 @@ def _from_file(
 ) -> Tensor:
     directory = model_directory / DIRECTORY
     path = directory / file_name
-    if not path.resolve().is_relative_to(directory.resolve()):
+    if not leads_inside(path, directory):
         raise invalid_arg(
             f"warmup data file '{file_name}' of input '{name}' is outside {directory}"
         )
