@@ -18,6 +18,7 @@ from actors.asgi import (
     Receive,
     Scope,
     Send,
+    decline,
     live,
     respond,
     serve_application,
@@ -48,7 +49,8 @@ class Pages:
         if scope["type"] == "lifespan":
             await live(receive, send)
             return
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await decline(send)
             return
         page = self._pages.get(scope["path"])
         if page is None:

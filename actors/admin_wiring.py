@@ -6,6 +6,7 @@ that. Nothing here stands on the way of a request.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -42,8 +43,14 @@ class Observation:
             task_status.started()
 
 
-def wire_observation(options: ServerOptions, core: Core, *, server_version: str) -> Observation:
-    """What the pages are made of."""
+def wire_observation(
+    options: ServerOptions,
+    core: Core,
+    *,
+    server_version: str,
+    connections: Callable[[], Mapping[str, int]] = dict,
+) -> Observation:
+    """What the pages are made of; `connections` counts those that are open, by protocol."""
     gpus = None
     if options.allow_metrics and options.allow_gpu_metrics:
         gpus = GpuMonitor(period_seconds=options.metrics_interval_ms / 1e3 / LOOKS_PER_INTERVAL)
@@ -55,6 +62,7 @@ def wire_observation(options: ServerOptions, core: Core, *, server_version: str)
         custom=core.custom_metrics,
         mailboxes=core.mailboxes,
         gpus=gpus,
+        connections=connections,
     )
     console = None
     if core.slow is not None:
@@ -67,6 +75,7 @@ def wire_observation(options: ServerOptions, core: Core, *, server_version: str)
             server_version=server_version,
             metrics=metrics.page if options.allow_metrics else None,
             gpus=(lambda: gpus.readings.value) if gpus is not None else tuple,
+            connections=connections,
         )
     return Observation(metrics, gpus, console)
 

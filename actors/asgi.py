@@ -61,6 +61,11 @@ async def live(receive: Receive, send: Send) -> None:
             return
 
 
+async def decline(send: Send) -> None:
+    """A WebSocket is wanted; there is none here."""
+    await send({"type": "websocket.close"})
+
+
 async def respond(
     send: Send,
     status: int,

@@ -6,20 +6,22 @@ when a page is asked for. A version's series vanish with the version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from actors import gauges
 from actors.channels import Watch
 from actors.counters import VersionCounters
+from actors.gauges import serving_of, version_labels
 from actors.gpu_monitor import GpuMonitor
 from actors.mailboxes import MailboxRegister
 from actors.messages import VersionKey
 from actors.metrics_settings import MetricsSettings
-from actors.model_index import ModelIndex, ServingVersion
+from actors.model_index import ModelIndex
 from actors.options import ServerOptions
 from actors.process_metrics import CustomMetrics
 from actors.statistics import StatisticsReader
@@ -27,8 +29,6 @@ from protocol.metrics_families import family
 from protocol.metrics_text import Family, HistogramSample, Sample, SummarySample, render
 
 _NS_PER_US: Final = 1000
-# Levels of one model that are on the page while they are empty.
-MAX_IDLE_LEVELS: Final = 64
 
 # Family → its value, for the families that are one number per model version.
 _COUNTERS: Final[Mapping[str, Callable[[VersionCounters], float]]] = {
@@ -140,6 +140,7 @@ class Metrics:
         custom: CustomMetrics,
         mailboxes: MailboxRegister,
         gpus: GpuMonitor | None = None,
+        connections: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._statistics = statistics
         self._index = index
@@ -149,12 +150,15 @@ class Metrics:
         self._custom = custom
         self._mailboxes = mailboxes
         self._gpus = gpus
+        self._connections = connections
 
     async def page(self) -> str:
         """The whole page, in Prometheus' text format."""
         rows = self._rows(await self._statistics.read())
         families = self._counters(rows) + _latencies(rows)
-        families += [self._pending(), *self._waiting(trio.current_time()), self._depths()]
+        families += gauges.waiting(self._index.value, trio.current_time())
+        families.append(gauges.mailbox_depths(self._mailboxes))
+        families.append(gauges.connections(self._connections()))
         if self._options.allow_cpu_metrics:
             families += self._processor.families()
         if self._gpus is not None:
@@ -165,7 +169,7 @@ class Metrics:
         index = self._index.value
         return [
             _Row(
-                _labels(key, index),
+                version_labels(key, index),
                 counters[key],
                 is_cached=self._options.cache_bytes is not None and _wants_cache(key, index),
             )
@@ -198,47 +202,6 @@ class Metrics:
                 for name, value in _CACHE_COUNTERS.items()
             ]
         return families
-
-    def _pending(self) -> Family:
-        index = self._index.value
-        return family(
-            "nv_inference_pending_request_count",
-            [
-                Sample(serving.pending(), _labels((serving.name, serving.version), index))
-                for serving in index.serving()
-            ],
-        )
-
-    def _waiting(self, now: float) -> list[Family]:
-        """How many requests wait, and for how long, by the levels that a model has."""
-        index = self._index.value
-        depths: list[Sample] = []
-        ages: list[Sample] = []
-        for serving in index.serving():
-            labels = _labels((serving.name, serving.version), index)
-            waiting = serving.waiting()
-            for level in {*_shown_levels(serving), *waiting}:
-                here = waiting.get(level)
-                named = {**labels, "level": str(level)}
-                depths.append(Sample(here.count if here else 0, named))
-                ages.append(Sample(max(0.0, now - here.oldest_at) if here else 0.0, named))
-        return [
-            family("troupe_queue_depth", depths),
-            family("troupe_queue_oldest_age_seconds", ages),
-        ]
-
-    def _depths(self) -> Family:
-        depths = self._mailboxes.depths().items()
-        return family(
-            "troupe_mailbox_depth", [Sample(depth, name.labels()) for name, depth in depths]
-        )
-
-
-def _shown_levels(serving: ServingVersion) -> Iterable[int]:
-    """The levels with series though nothing waits: a configuration may name any number of them."""
-    if not serving.priority_levels:
-        return (0,)
-    return range(1, min(serving.priority_levels, MAX_IDLE_LEVELS) + 1)
 
 
 def _latencies(rows: Sequence[_Row]) -> list[Family]:
@@ -275,23 +238,6 @@ def _latencies(rows: Sequence[_Row]) -> list[Family]:
     return families
 
 
-def _serving(key: VersionKey, index: ModelIndex) -> ServingVersion | None:
-    name, version = key
-    entry = index.models.get(name)
-    row = entry.versions.get(version) if entry else None
-    return row.serving if row else None
-
-
 def _wants_cache(key: VersionKey, index: ModelIndex) -> bool:
-    serving = _serving(key, index)
+    serving = serving_of(key, index)
     return serving is not None and serving.config.response_cache.enable
-
-
-def _labels(key: VersionKey, index: ModelIndex) -> dict[str, str]:
-    """Model, version, and the tags that the model's configuration adds."""
-    name, version = key
-    labels = {"model": name, "version": str(version)}
-    serving = _serving(key, index)
-    if serving is not None:
-        labels |= {f"_{tag}": value for tag, value in serving.config.metric_tags.items()}
-    return labels

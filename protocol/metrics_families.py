@@ -130,6 +130,7 @@ _FAMILIES: Final[dict[str, tuple[Kind, str]]] = {
         "gauge",
         "How long the oldest of the requests that wait has waited",
     ),
+    "troupe_connections": ("gauge", "Connections that are open, by protocol"),
     "troupe_mailbox_depth": ("gauge", "Messages that an actor has not taken out of its mailbox"),
 }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 # How the log of a drain names what it waits for.
 HTTP_CONNECTIONS: Final = "HTTP service connections"
 GRPC_CONNECTIONS: Final = "gRPC service connections and inference handlers"
+_PROTOCOLS: Final = {HTTP_CONNECTIONS: "http", GRPC_CONNECTIONS: "grpc"}
 
 
 class ExitTimeout(Exception):  # the words are those that the operator reads
@@ -132,7 +133,9 @@ class Server:
     async def _open_ports(self, frontends: trio.Nursery, observers: trio.Nursery) -> None:
         """In Triton's order, since scripts wait for the last line of the three."""
         options = self.options
-        observation = wire_observation(options, self.core, server_version=VERSION)
+        observation = wire_observation(
+            options, self.core, server_version=VERSION, connections=self._connections
+        )
         await observers.start(observation.run)
         if observation.console is not None:
             await self._open_admin_port(observation.console, observers)
@@ -172,6 +175,10 @@ class Server:
             self.metrics_port = port_of(listeners)
             await observers.start(wire_metrics(observation, listeners[0]).run)
             log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
+
+    def _connections(self) -> Mapping[str, int]:
+        """Those that are open, by protocol."""
+        return {_PROTOCOLS[name]: each.connection_count for name, each in self._frontends}
 
     async def _open_admin_port(self, console: Console, observers: trio.Nursery) -> None:
         """Before the others, whose last line scripts wait for."""

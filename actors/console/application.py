@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from actors.admin_frontend import METRICS_TYPE
-from actors.asgi import JSON, Header, Page, Receive, Scope, Send, begin, live, respond
+from actors.asgi import JSON, Header, Page, Receive, Scope, Send, begin, decline, live, respond
 from actors.channels import Door, Mailbox
 from actors.console.observer import MAX_WATCHERS, ConsoleEvent, WatchConsole
 from protocol.json_text import dumps
@@ -108,7 +108,9 @@ class ConsoleApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(receive, send)
-        elif scope["type"] == "http":
+        elif scope["type"] == "websocket":
+            await decline(send)
+        else:
             try:
                 await self._answer(scope, receive, send)
             except (trio.BrokenResourceError, trio.TooSlowError):

@@ -74,6 +74,7 @@ class Observer:
         index: Watch[ModelIndex],
         mailboxes: MailboxRegister,
         gpus: Callable[[], Sequence[GpuReading]] = tuple,
+        connections: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """`server` says what the server is called and its version."""
         self._server = server
@@ -82,6 +83,7 @@ class Observer:
         self._index = index
         self._mailboxes = mailboxes
         self._gpus = gpus
+        self._connections = connections
         self.commands: Door[WatchConsole] = slow.mailbox.door(COMMANDS_DOOR)
         self._watchers: list[Door[ConsoleEvent]] = []
         self._slowest = SlowestRequests()
@@ -216,6 +218,7 @@ class Observer:
                 **self._server,
                 "ready": index.ready,
                 "exiting": index.exiting,
+                "connections": self._connections(),
                 "uptime_seconds": round(now - self._started_at, 1),
             },
             "actors": self._actors(serving, now),

@@ -5,7 +5,7 @@ Imported only where there is an admin port, so that a server without one does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,6 +35,7 @@ def wire_console(
     server_version: str,
     metrics: Page | None,
     gpus: Callable[[], Sequence[GpuReading]],
+    connections: Callable[[], Mapping[str, int]],
 ) -> Console:
     """`slow` is what the street tells of slow requests; without `metrics` there is no such page."""
     observer = Observer(
@@ -44,6 +45,7 @@ def wire_console(
         index=core.index,
         mailboxes=core.mailboxes,
         gpus=gpus,
+        connections=connections,
     )
     application = ConsoleApplication(
         hosts=AllowedHosts([options.admin_address, *options.admin_host]),

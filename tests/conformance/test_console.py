@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -192,3 +195,37 @@ def test_top_shows_the_same_in_a_terminal(server: Any) -> None:
         program.wait()
         os.close(ours)
     assert b"plain/1" in seen
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * (1 << 18), b"431"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"421"),
+        (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"421"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\nx", b"405"),
+        (
+            (b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"),
+            b"403",
+        ),
+    ],
+)  # fmt: skip
+def test_hostile_bytes_get_an_answer_and_no_more(said: bytes, status: bytes, server: Any) -> None:
+    host, port = server.admin.split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as peer:
+        with contextlib.suppress(OSError):  # the server may hang up before it has heard all
+            peer.sendall(said)
+        assert peer.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_connections_are_counted(server: Any) -> None:
+    rest, metrics = Rest(server.http), Rest(server.metrics)
+    assert rest.get("/v2/health/live").status == 200
+    page = metrics.get("/metrics").body.decode()
+    assert re.search(r'^troupe_connections{protocol="http"} [1-9]', page, re.MULTILINE)
+    assert 'troupe_connections{protocol="grpc"} 0\n' in page
+    rest.close()
+    metrics.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from actors.admin_frontend import Pages
 from actors.admin_wiring import wire_observation
 from actors.console.application import STALLED_SECONDS, AllowedHosts, ConsoleApplication
 from actors.console.observer import MAX_WATCHERS
@@ -234,5 +235,24 @@ def test_json_can_carry_what_is_no_text() -> None:
         answer = await get(application, "/api/snapshot")
         (reason,) = [row["reason"] for row in answer.json()["models"] if row["version"] == 0]
         assert reason == "??</script>"
+
+    serving(scenario)
+
+
+def test_a_websocket_is_declined() -> None:
+    async def scenario(_: World, application: ConsoleApplication) -> None:
+        said: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            await trio.lowlevel.checkpoint()
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            said.append(message["type"])
+
+        for each in (application, Pages({})):
+            await each({"type": "websocket", "path": "/"}, receive, send)
+        assert said == ["websocket.close"] * 2
 
     serving(scenario)

@@ -84,7 +84,7 @@ def test_a_snapshot_and_then_what_has_changed() -> None:
         told = await watcher.join()
         assert told["server"] == {
             "id": "triton", "version": "1.2", "ready": True, "exiting": False,
-            "uptime_seconds": 0.0,
+            "uptime_seconds": 0.0, "connections": {},
         }  # fmt: skip
         assert [(row["name"], row["state"]) for row in told["models"]] == [
             ("idle", "READY"), ("m", "READY"),

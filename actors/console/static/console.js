@@ -268,9 +268,12 @@ function select(key) {
 
 function show() {
   if (latest === null) return;
-  const { id, version, ready, exiting, uptime_seconds: uptime } = latest.server;
+  const { id, version, ready, exiting, connections, uptime_seconds: uptime } = latest.server;
   const state = exiting ? "exiting" : ready ? "ready" : "starting";
-  setText(by("server"), `${id} ${version}: ${state}, up ${span(uptime) || "0 s"}`);
+  const open = Object.entries(connections).map(([protocol, number]) => `${number} ${protocol}`);
+  const words = [`${id} ${version}: ${state}`, `up ${span(uptime) || "0 s"}`];
+  if (open.length) words.push(`connections: ${open.join(", ")}`);
+  setText(by("server"), words.join(" · "));
   showModels();
   showSlow();
   showActors();
