@@ -2,32 +2,40 @@
 
 A `Mailbox` belongs to one actor. Each kind of message enters through a `Door` of its own, a bounded
 queue, so that one kind can neither delay nor crowd out another. Every door rings the same bell; the
-actor waits for that and then drains its doors in the order it prefers.
+actor then drains its doors in the order it prefers. It may `wait` for the bell, as a task, or have
+a function of its own called at each ring (`serve`), which then is its turn.
 
 A `Watch` is the one sanctioned way of sharing: a single writer swaps in immutable snapshots.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import trio
+from outcome import Error, Outcome, Value
+
+from actors.turns import Turns, current_turns
 
 T = TypeVar("T")
 
 
 class Mailbox:
-    """The receiving side: wait for the bell, then drain the doors."""
+    """The receiving side: hear the bell, then drain the doors."""
 
-    __slots__ = ("_doors", "_owner", "_rung", "is_closed")
+    __slots__ = ("_doors", "_owner", "_rung", "_scope", "_turn", "_turns", "is_closed")
 
     def __init__(self) -> None:
         self._rung = False  # a bell that already rings needs no second ring
         self._owner: trio.lowlevel.Task | None = None  # while it waits
         self._doors: dict[object, Door[object]] = {}
+        self._turn: Callable[[], float] | None = None  # while it is served
+        self._turns: Turns
+        self._scope: trio.CancelScope  # of an owner that is served: until when it waits
         self.is_closed = False
 
     def door(self, capacity: int, *, quiet: bool = False) -> Door[T]:
@@ -49,9 +57,10 @@ class Mailbox:
         """Wake the owner, whether or not there is a message."""
         if not self._rung:
             self._rung = True
-            if self._owner is not None:
-                trio.lowlevel.reschedule(self._owner)
-                self._owner = None
+            if self._turn is not None:
+                self._turns.add(self)
+            else:
+                self._wake(Value(None))
 
     async def wait(self) -> None:
         """Return once a door has rung since the last call; the owner drains its doors next."""
@@ -62,6 +71,57 @@ class Mailbox:
             self._owner = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         self._rung = False
+
+    async def serve(self, turn: Callable[[], float]) -> None:
+        """Call `turn` once and at every ring from then on, until it calls `leave`.
+
+        It returns the instant at which it wants to be called though nobody rings, or infinity; one
+        that has moved further away is heard once at the old one, since moving it is not free. It
+        may not wait. What it raises is raised here. Cancelling ends the service.
+        """
+        assert self._owner is None, "a mailbox belongs to one task"
+        turns = self._turns = current_turns()
+        self._turn = turn
+        self._rung = True
+        turns.add(self)
+        wake_at = math.inf
+        try:
+            while self._turn is not None:
+                with trio.CancelScope(deadline=wake_at) as self._scope:
+                    self._owner = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+                if self._scope.cancelled_caught:
+                    self._rung = False
+                    turns.hold()
+                    try:
+                        wake_at = turn()
+                    finally:
+                        turns.settle()
+        finally:
+            self._turn = None
+
+    def leave(self) -> None:
+        """Called in a turn: it was the last one."""
+        self._turn = None
+        self._wake(Value(None))
+
+    def take_turn(self) -> None:
+        """The owner's turn has come; see `Turns`."""
+        if self._turn is None or self._owner is None:
+            return  # it has left, or its instant has come and it looks by itself
+        self._rung = False
+        try:
+            wake_at = self._turn()
+        except BaseException as error:  # noqa: BLE001  # the owner's, and raised in its task
+            self._turn = None
+            self._wake(Error(error))
+            return
+        self._scope.deadline = min(self._scope.deadline, wake_at)
+
+    def _wake(self, outcome: Outcome[None]) -> None:
+        if self._owner is not None:
+            trio.lowlevel.reschedule(self._owner, outcome)
+            self._owner = None
 
     @property
     def doors(self) -> Iterable[Door[object]]:

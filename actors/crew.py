@@ -20,6 +20,7 @@ from actors.instance import Instance
 from actors.messages import (
     AddInstance,
     Control,
+    Drain,
     Execute,
     ForgetInstance,
     Grant,
@@ -38,7 +39,7 @@ class Recruit:
 
     spec: InstanceSpec
     instance: Instance
-    execute: trio.MemorySendChannel[Execute]
+    execute: Door[Execute | Drain]
     grants: int  # that it may have out at a time
 
 
@@ -93,7 +94,7 @@ class Crew:
         return [recruit.instance for recruit in self._current.values()]
 
     @property
-    def execute(self) -> Sequence[trio.MemorySendChannel[Execute]]:
+    def execute(self) -> Sequence[Door[Execute | Drain]]:
         """The ways to them, in the same order."""
         return [recruit.execute for recruit in self._current.values()]
 
@@ -106,7 +107,9 @@ class Crew:
                 loading.start_soon(street.start, self._serve, index, self._current[index])
 
     def leave(self) -> None:
-        """All tasks have ended."""
+        """All tasks have ended, or never begun."""
+        for recruit in self._current.values():
+            recruit.instance.close()
         if self._seat is not None:
             self._seat.leave()
 
@@ -177,6 +180,7 @@ class Crew:
 
     def _forget(self, index: int, recruit: Recruit) -> None:
         self._retired.discard(index)
+        recruit.instance.close()
         if self._seat is not None:
             self._seat.forget(index)
         with contextlib.suppress(ServerError):

@@ -8,21 +8,31 @@ thread. `actors/process_executor.py` keeps a model.py in a worker process, and
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import os
 import queue
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
+from actors.turns import Turns, current_turns
 from protocol.status import ServerError, internal
 from repo.backends.base import Backend, ExecuteRequest, Outcome, Timings
 
 log = logging.getLogger(__name__)
+
+
+Ended = Sequence[Outcome | None] | ServerError
+"""How a batch ended: one outcome per request, None where the sender carries the responses; or why
+it failed as a whole."""
+
+Done = Callable[[Ended], None]
+"""Hears, within trio and once, how a batch ended."""
 
 
 class Executor(Protocol):
@@ -37,12 +47,10 @@ class Executor(Protocol):
         Raises ServerError, before `started`, when the model does not load.
         """
 
-    async def execute(
-        self, requests: Sequence[ExecuteRequest], timings: Timings
-    ) -> Sequence[Outcome | None]:
-        """Run one batch: one outcome per request, None where the sender carries the responses.
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        """Run one batch, between `started` and `stop`, and fill in `timings`.
 
-        Raises ServerError when the batch failed as a whole.
+        `done` may be called before this returns. It is not if `start` ends before the batch does.
         """
 
     def cancel(self, number: int) -> None:
@@ -55,14 +63,73 @@ class Executor(Protocol):
         """End `start` once the batches in flight are done."""
 
 
+class PlainExecutor(abc.ABC):
+    """An executor with neither thread nor process: it lives until it is stopped."""
+
+    depth = 1
+
+    def __init__(self) -> None:
+        self._stopped = trio.Event()
+        self._nursery: trio.Nursery
+
+    async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await self._stopped.wait()
+
+    @abc.abstractmethod
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        """As the port says."""
+
+    def cancel(self, number: int) -> None:  # noqa: B027  # nothing can be done about a batch
+        """It would be too late."""
+
+    async def is_ready(self) -> bool:
+        return not self._stopped.is_set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+class TaskExecutor(PlainExecutor):
+    """An executor that is nothing but coroutines: every batch is a task."""
+
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        self._nursery.start_soon(self._run, requests, timings, done)
+
+    async def _run(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        ended: Ended
+        try:
+            ended = await self.execute(requests, timings)
+        except ServerError as error:
+            ended = error
+        done(ended)
+
+    @abc.abstractmethod
+    async def execute(
+        self, requests: Sequence[ExecuteRequest], timings: Timings
+    ) -> Sequence[Outcome | None]:
+        """Run one batch: one outcome per request. Raises ServerError if it fails as a whole."""
+
+
+async def execute(
+    executor: Executor, requests: Sequence[ExecuteRequest], timings: Timings
+) -> Sequence[Outcome | None]:
+    """Run one batch and wait for it. Raises ServerError when it failed as a whole."""
+    send, receive = trio.open_memory_channel[Ended](1)
+    executor.begin(requests, timings, send.send_nowait)
+    ended = await receive.receive()
+    if isinstance(ended, ServerError):
+        raise ended
+    return ended
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Work for the thread and where its result goes; filled in by the thread, then read by trio."""
+    """Work for the thread, and who hears in trio how it ended."""
 
     work: Callable[[], Sequence[Outcome | None]]
-    done: trio.Event = field(default_factory=trio.Event)
-    outcomes: Sequence[Outcome | None] = ()
-    error: ServerError | None = None
+    done: Done
 
 
 def _describe(error: BaseException) -> ServerError:
@@ -82,26 +149,29 @@ class ThreadExecutor:
         self._cores = backend.context.cores
         # At most `depth` jobs plus load, unload and the sentinel are ever inside.
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._token: trio.lowlevel.TrioToken
+        self._turns: Turns
+        self._crash: BaseException | None = None  # of whoever heard how a batch ended
         self._loaded = False
 
     async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._turns = current_turns()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._own_thread)
             try:
-                await self._run(self._load)
+                await self._load()
                 self._loaded = True
                 task_status.started()
                 # The thread ends the nursery once `stop` has sent the sentinel.
             except BaseException:
                 self.stop()
                 raise
+        if self._crash is not None:
+            raise self._crash
 
-    async def execute(
-        self, requests: Sequence[ExecuteRequest], timings: Timings
-    ) -> Sequence[Outcome | None]:
-        return await self._run(lambda: self._backend.execute(requests, timings))
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        self._jobs.put(_Job(lambda: self._backend.execute(requests, timings), done))
 
     def cancel(self, number: int) -> None:
         """A batch in a thread cannot be interrupted; its backend polls `sender.is_cancelled`."""
@@ -113,19 +183,19 @@ class ThreadExecutor:
         self._loaded = False
         self._jobs.put(None)
 
-    def _load(self) -> Sequence[Outcome | None]:
-        self._backend.load()
-        return ()
+    async def _load(self) -> None:
+        """Raises ServerError. Model code cannot be interrupted, so neither can this wait."""
 
-    async def _run(self, work: Callable[[], Sequence[Outcome | None]]) -> Sequence[Outcome | None]:
-        job = _Job(work)
-        self._jobs.put(job)
-        # Model code cannot be interrupted, so the wait for it cannot either.
+        def load() -> Sequence[Outcome | None]:
+            self._backend.load()
+            return ()
+
+        send, receive = trio.open_memory_channel[Ended](1)
+        self._jobs.put(_Job(load, send.send_nowait))
         with trio.CancelScope(shield=True):
-            await job.done.wait()
-        if job.error is not None:
-            raise job.error
-        return job.outcomes
+            ended = await receive.receive()
+        if isinstance(ended, ServerError):
+            raise ended
 
     async def _own_thread(self) -> None:
         # The shield keeps the thread until it has unloaded; the sentinel always comes.
@@ -134,19 +204,30 @@ class ThreadExecutor:
 
     def _serve(self) -> None:
         """The thread: one job after the other until the sentinel."""
-        assert self._token is not None, "start sets the token before the thread exists"
         if self._cores:
             os.sched_setaffinity(0, self._cores)  # this thread, and those that the model starts
         while (job := self._jobs.get()) is not None:
+            ended: Ended
             try:
-                job.outcomes = job.work()
+                ended = job.work()
             # ring boundary: model code may raise anything, SystemExit too
             except BaseException as error:  # noqa: BLE001
-                job.error = _describe(error)
+                ended = _describe(error)
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(job.done.set)
-            del job  # an idle instance keeps no tensors
+                self._token.run_sync_soon(self._tell, job.done, ended)
+            del job, ended  # an idle instance keeps no tensors
         self._unload()
+
+    def _tell(self, done: Done, ended: Ended) -> None:
+        """In trio: a job has ended."""
+        self._turns.hold()
+        try:
+            done(ended)
+        except BaseException as error:  # noqa: BLE001  # raised again by `start`
+            self._crash = error
+            self.stop()
+        finally:
+            self._turns.settle()
 
     def _unload(self) -> None:
         """Nobody waits for this any longer, so what goes wrong is for the log alone."""

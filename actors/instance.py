@@ -1,8 +1,9 @@
 """One model instance: takes batches from its scheduler, runs them, answers the callers.
 
-Owns the instance's executor and what is in flight on it. Hears `Execute` on a channel of its own
-and cancellations through `cancel`; says `BatchExecuted` to Statistics, then a `Reply` to each
-caller, then `Grant` to whoever hands out work. It decides nothing: a batch that arrives is run.
+Owns the instance's executor and what is in flight on it. Hears `Execute`, at last `Drain`, and
+cancellations through `cancel`; says `BatchExecuted` to Statistics, then a `Reply` to each caller,
+then `Grant` to whoever hands out work. It decides nothing: a batch that arrives is run, and ends in
+the turn in which its executor says so.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Final, Protocol
 import trio
 
 from actors.channels import Door, Mailbox
-from actors.executor import Executor
+from actors.executor import Ended, Executor
 from actors.explanation import explanation, wants_explanation
 from actors.late_responses import LateResponses, ResponseTeller
 from actors.messages import (
     BatchExecuted,
+    Drain,
     Execute,
     Fact,
     Reply,
@@ -36,6 +38,8 @@ from repo.warmup import WarmupSample, warmup_failure
 
 log = logging.getLogger(__name__)
 
+# Why a batch is as it is that nobody asked for.
+WARM_UP: Final = "warmup"
 # Responses of a warm-up that nobody has looked at yet.
 WARMUP_WINDOW: Final = 64
 
@@ -153,6 +157,37 @@ def _without_padding(
     return [outcome for request, outcome in pairs if not request.is_null]
 
 
+class _Execution:
+    """A batch that an executor has."""
+
+    __slots__ = ("_instance", "batch", "requests", "responders", "started_at", "timings")
+
+    def __init__(
+        self,
+        instance: Instance,
+        batch: Execute,
+        responders: Sequence[Responder],
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+    ) -> None:
+        self._instance = instance
+        self.batch = batch
+        self.responders = responders
+        self.requests = requests
+        self.timings = timings
+        self.started_at = timings.began_at
+
+    def ended(self, ended: Ended) -> None:
+        """What the executor calls, once."""
+        self._instance.finish(self, ended)
+
+
+def let_end(execute: Door[Execute | Drain]) -> None:
+    """Tell an instance, by the only way to it, that no more work follows."""
+    with contextlib.suppress(trio.BrokenResourceError):  # it has ended by itself
+        execute.send_nowait(Drain())
+
+
 class GrantsOut(Protocol):
     """Whom an instance tells that it can take more work."""
 
@@ -164,7 +199,7 @@ class GrantsOut(Protocol):
 
 
 class Instance:
-    """Runs batches on one executor, as many at a time as it has grants to give."""
+    """Runs batches on one executor, as many at a time as it has given grants."""
 
     def __init__(
         self,
@@ -173,9 +208,9 @@ class Instance:
         name: str,
         key: VersionKey,
         executor: Executor,
-        execute: trio.MemoryReceiveChannel[Execute],
+        mailbox: Mailbox,
+        execute: Door[Execute | Drain],
         grants: GrantsOut,
-        carriers: int,
         statistics: Door[Fact],
         warmup: Sequence[WarmupSample] = (),
         slow: SlowTeller | None = None,
@@ -184,17 +219,19 @@ class Instance:
         self.name = name
         self._key = key
         self._executor = executor
+        self._mailbox = mailbox
         self._execute = execute
         self._grants = grants
-        self._carriers = carriers
         self._warmup = warmup
         self._statistics = statistics
         self._slow = slow  # None: nobody looks
         self._teller = ResponseTeller(key, statistics)
         self._in_flight: dict[int, Responder] = {}
+        self._executing = 0  # batches; at most as many as it has grants to give
+        self._draining = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Load, report `started`, then serve until the execute channel ends."""
+        """Load, report `started`, then serve until drained."""
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._executor.start)
@@ -203,13 +240,11 @@ class Instance:
                         await self._warm_up(sample)
                     task_status.started()
                     self._grants.loaded(self.index)
-                    async with trio.open_nursery() as carriers:
-                        for _ in range(self._carriers):
-                            carriers.start_soon(self._carry)
+                    await self._mailbox.serve(self._turn)
                 finally:
                     self._executor.stop()
         finally:
-            self._leave()
+            self.close()
             # A decoupled model has ended, or crashed, without a final response; its callers must
             # not wait.
             for responder in list(self._in_flight.values()):
@@ -222,12 +257,12 @@ class Instance:
             with contextlib.suppress(trio.BrokenResourceError):  # the caller has gone
                 submit.reply.send_owed(Reply(submit.number, error, final=True))
 
-    def _leave(self) -> None:
+    def close(self) -> None:
         """Take no more batches; after a crash there may be one that nobody has begun."""
-        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            while True:
-                self.refuse(self._execute.receive_nowait())
-        self._execute.close()
+        for message in self._execute.drain():
+            if isinstance(message, Execute):
+                self.refuse(message)
+        self._mailbox.close()
 
     def _has_ended(self) -> ServerError:
         return internal(f"model instance '{self.name}' has ended")
@@ -247,17 +282,20 @@ class Instance:
     @property
     def waiting(self) -> int:
         """Batches that it was given and has not begun."""
-        return self._execute.statistics().current_buffer_used
+        return len(self._execute)
 
     async def is_ready(self) -> bool:
         return await self._executor.is_ready()
 
-    async def _carry(self) -> None:
-        """One batch after the other; there are as many carriers as grants."""
-        async for batch in self._execute:
-            await self._run_batch(batch)
-            del batch  # an idle instance keeps no tensors
-            self._grants.executed(self.index)
+    def _turn(self) -> float:
+        for message in self._execute.drain():
+            if isinstance(message, Execute):
+                self._begin(message)
+            else:
+                self._draining = True
+        if self._draining and not self._executing:
+            self._mailbox.leave()
+        return math.inf
 
     async def _warm_up(self, sample: WarmupSample) -> None:
         """Run a sample past the scheduler. Raises ServerError when any answer is an error."""
@@ -280,41 +318,44 @@ class Instance:
             size = sum(submit.batch_size or 1 for submit in submits)
             unanswered = len(submits)
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._run_batch, Execute(submits, size, "warmup"))
-                    while unanswered:
-                        await mailbox.wait()
-                        for reply in replies.drain():
-                            if isinstance(reply.outcome, ServerError):
-                                raise warmup_failure(sample.name, reply.outcome)
-                            unanswered -= reply.final
+                self._begin(Execute(submits, size, WARM_UP))
+                while unanswered:
+                    await mailbox.wait()
+                    for reply in replies.drain():
+                        if isinstance(reply.outcome, ServerError):
+                            raise warmup_failure(sample.name, reply.outcome)
+                        unanswered -= reply.final
             finally:
                 mailbox.close()
 
-    async def _run_batch(self, batch: Execute) -> None:
-        started_at = trio.current_time()
-        timings = Timings(began_at=started_at)
+    def _begin(self, batch: Execute) -> None:
+        timings = Timings(began_at=trio.current_time())
         responders, requests = self._open(batch, timings)
         for submit, responder in zip(batch.submits, responders, strict=True):
             if submit.request.parameters and wants_explanation(submit.request):
-                responder.explain(batch, started_at)
+                responder.explain(batch, timings.began_at)
+        self._executing += 1
+        execution = _Execution(self, batch, responders, requests, timings)
+        self._executor.begin(requests, timings, execution.ended)
+
+    def finish(self, execution: _Execution, ended: Ended) -> None:
+        """Count an execution, answer its callers, take the next one."""
+        self._executing -= 1
+        batch, responders, requests = execution.batch, execution.responders, execution.requests
         outcomes: Sequence[Outcome | None]
-        try:
-            outcomes = await self._executor.execute(requests, timings)
-        except ServerError as error:
-            outcomes = [error] * len(requests)
-        except BaseException:
-            for responder in responders:
-                responder.deliver_nowait(self._has_ended())
-            raise
+        outcomes = [ended] * len(requests) if isinstance(ended, ServerError) else ended
         assert len(outcomes) == len(requests), "an executor answers every request of a batch"
         if len(requests) > len(responders):
             outcomes = _without_padding(requests, outcomes)
         # Before the replies: whoever asks for statistics after its answer finds itself counted.
-        await self._report(batch, outcomes, timings, started_at)
+        self._report(batch, outcomes, execution.timings, execution.started_at)
         for responder, outcome in zip(responders, outcomes, strict=True):
             if outcome is not None:  # else its responses go, or went, through the responder
                 responder.deliver_nowait(outcome)
+        if batch.closed_by != WARM_UP:
+            self._grants.executed(self.index)
+        if self._draining:
+            self._mailbox.ring()
 
     def _open(
         self, batch: Execute, timings: Timings
@@ -333,7 +374,7 @@ class Instance:
             )
         return responders, requests
 
-    async def _report(
+    def _report(
         self,
         batch: Execute,
         outcomes: Sequence[InferResponse | ServerError | None],
@@ -370,7 +411,5 @@ class Instance:
         )
         if self._slow is not None:
             self._slow.look(batch, outcomes, timings, started_at, self.name)
-        try:
-            self._statistics.send_nowait(executed)
-        except trio.WouldBlock:
-            await self._statistics.send(executed)
+        # Owed, because it can wait for room no better than whoever is served in turns.
+        self._statistics.send_owed(executed)

@@ -71,7 +71,7 @@ class AddInstance:
 
     index: int
     instance: Instance
-    execute: trio.MemorySendChannel[Execute]
+    execute: Door[Execute | Drain]
     is_passive: bool  # it is loaded, and never executes
 
 

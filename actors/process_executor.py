@@ -18,8 +18,9 @@ from typing import Final
 
 import trio
 
+from actors.executor import Done
 from actors.policy.bisection import DEATH_LIMIT, Bisection
-from actors.process_inflight import Death, not_healthy
+from actors.process_inflight import BatchEnded, Death, not_healthy
 from actors.process_ports import BlsPort, Log, MetricsPort
 from actors.process_worker import WorkerProcess
 from actors.process_zygote import FreshInterpreters, Starter
@@ -71,6 +72,7 @@ class ProcessExecutor:
         self._bisects = False
         self._bisecting = 0  # batches whose poisoned request is being looked for
         self._instance_name = ""
+        self._nursery: trio.Nursery
         self._worker: WorkerProcess | None = None
         self._restarting = False  # a replacement is on its way, without a pause before it
         self._changed = trio.Event()  # set, and replaced, with every change of the above
@@ -94,6 +96,7 @@ class ProcessExecutor:
         self._bisects = spec.bisects_poison
         # For responses on their way to clients, which a worker's death does not stop.
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             error = await self._serve(spec, nursery, task_status)
             # What is still on its way to slow clients gets no more time than the worker had.
             grace_seconds = 0.0 if error is not None else self._grace_seconds
@@ -184,28 +187,50 @@ class ProcessExecutor:
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def execute(
-        self, requests: Sequence[ExecuteRequest], timings: Timings
-    ) -> Sequence[Outcome | None]:
-        """Run one batch: one outcome per request, None where the sender carries the responses.
-
-        Raises ServerError when the batch could not be run at all.
-        """
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        """Run one batch, in this worker or, if none has seen it when this one dies, in the next."""
         worker = self._worker
-        if worker is not None:
-            ended = await worker.execute(requests, timings)
+        if worker is None:
+            self._nursery.start_soon(self._move, requests, timings, done, None)
+            return
+
+        def end(ended: BatchEnded) -> None:
             if not isinstance(ended, Death):
-                return ended
-            if ended.never_started:
-                await self._lost(worker)
-                ended = await self._run(requests, timings)
+                done(ended)
+            elif ended.never_started:
+                self._nursery.start_soon(self._move, requests, timings, done, worker)
+            else:
+                self._nursery.start_soon(self._bury, requests, timings, done, ended)
+
+        worker.begin(requests, timings, end)
+
+    async def _move(
+        self,
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+        done: Done,
+        lost: WorkerProcess | None,
+    ) -> None:
+        """Run a batch that no worker has seen in the next one."""
+        ended = await self._run(requests, timings, lost)
+        if isinstance(ended, Death):
+            await self._bury(requests, timings, done, ended)
         else:
-            ended = await self._run(requests, timings)
-        if not isinstance(ended, Death):
-            return ended
+            done(ended)
+
+    async def _bury(
+        self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done, death: Death
+    ) -> None:
+        """End a batch that died with its worker."""
+        done(await self._after_death(requests, timings, death))
+
+    async def _after_death(
+        self, requests: Sequence[ExecuteRequest], timings: Timings, death: Death
+    ) -> Sequence[Outcome | None]:
+        """The outcomes of a batch that killed its worker, or died with it."""
         error = not_healthy(self._instance_name)
         outcomes: list[Outcome | None] = [
-            None if place in ended.failed_late else error for place in range(len(requests))
+            None if place in death.failed_late else error for place in range(len(requests))
         ]
         if self._bisects and len(requests) > 1:
             self._bisecting += 1
@@ -216,29 +241,30 @@ class ProcessExecutor:
         return outcomes
 
     async def _run(
-        self, requests: Sequence[ExecuteRequest], timings: Timings
-    ) -> Sequence[Outcome | None] | Death:
-        """Run a batch in whichever worker there is, until one has at least seen it."""
+        self,
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+        worker: WorkerProcess | None = None,
+    ) -> BatchEnded:
+        """Run a batch in whichever worker there is, after `worker`, until one has seen it."""
         for _ in range(_MOVES):
-            worker = self._worker
+            worker = await self._worker_after(worker)
             if worker is None:
-                worker = await self._next_worker()
-            ended = await worker.execute(requests, timings)
+                return not_healthy(self._instance_name)
+            send, receive = trio.open_memory_channel[BatchEnded](1)
+            worker.begin(requests, timings, send.send_nowait)
+            ended = await receive.receive()
             if not isinstance(ended, Death) or not ended.never_started:
                 return ended
-            await self._lost(worker)
         return Death(never_started=True)
 
-    async def _lost(self, worker: WorkerProcess) -> None:
-        """Return once it is known what follows a worker that has died."""
-        while self._worker is worker:
-            await self._changed.wait()
-
-    async def _next_worker(self) -> WorkerProcess:
-        """The replacement of a worker that has just died. Raises ServerError if none is coming."""
+    async def _worker_after(self, lost: WorkerProcess | None) -> WorkerProcess | None:
+        """Whoever is there, or follows a worker that has died; None if nobody is coming."""
+        while self._worker is lost and lost is not None:
+            await self._changed.wait()  # until it is known what follows
         while self._worker is None:
             if not self._restarting or self._stopping.is_set():
-                raise not_healthy(self._instance_name)
+                return None
             await self._changed.wait()
         return self._worker
 
@@ -260,9 +286,8 @@ class ProcessExecutor:
             ]
         )
         while part := bisection.next_part():
-            try:
-                ended = await self._run([requests[place] for place in part], timings)
-            except ServerError:
+            ended = await self._run([requests[place] for place in part], timings)
+            if isinstance(ended, ServerError):
                 return
             if not isinstance(ended, Death):
                 for place, outcome in zip(part, ended, strict=True):

@@ -1,19 +1,19 @@
 """The requests inside one worker process, and their answers.
 
 Owns which batches the worker has not answered and which requests still get responses on their own.
-Synchronous: it wakes the tasks that wait for a batch, and leaves late responses to `LateRequest`.
+Synchronous: it tells whoever asked for a batch, and leaves late responses to `LateRequest`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import trio
-from outcome import Value
 
+from actors.executor import Ended
 from actors.process_late import Feedback, LateRequest
 from actors.process_link import STATUS_OF_CODE
 from protocol.inference import InferResponse, Tensor
@@ -37,38 +37,26 @@ class Death:
     failed_late: frozenset[int] = frozenset()
 
 
-Ended = Sequence[Outcome | None] | Death
+BatchEnded = Ended | Death
 
 
 class Execution:
     """A batch that the worker has and has not answered."""
 
-    __slots__ = ("base", "ended", "late", "requests", "task", "timings")
+    __slots__ = ("base", "end", "late", "requests", "timings")
 
-    def __init__(self, base: int, requests: Sequence[ExecuteRequest], timings: Timings) -> None:
+    def __init__(
+        self,
+        base: int,
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+        end: Callable[[BatchEnded], None],
+    ) -> None:
         self.base = base
         self.requests = requests
         self.timings = timings
-        self.ended: Ended | None = None
-        self.task: trio.lowlevel.Task | None = None
+        self.end = end  # called once
         self.late: dict[int, LateRequest] = {}  # by number; those with responses of their own
-
-    async def wait(self) -> Ended:
-        """How the batch ended. Cancelling the wait leaves the batch to itself."""
-        if self.ended is None:
-            self.task = trio.lowlevel.current_task()
-            return await trio.lowlevel.wait_task_rescheduled(self._abandon)  # type: ignore[no-any-return]  # what `end` was given
-        return self.ended
-
-    def end(self, ended: Ended) -> None:
-        self.ended = ended
-        if self.task is not None:
-            trio.lowlevel.reschedule(self.task, Value(ended))
-            self.task = None
-
-    def _abandon(self, _: object) -> trio.lowlevel.Abort:
-        self.task = None
-        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class InFlight:
@@ -97,9 +85,14 @@ class InFlight:
     def is_executing(self) -> bool:
         return bool(self._executions)
 
-    def open(self, requests: Sequence[ExecuteRequest], timings: Timings) -> Execution:
-        """Enter a batch; its requests are numbered on from `base`."""
-        execution = Execution(self._next_number, requests, timings)
+    def open(
+        self,
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+        end: Callable[[BatchEnded], None],
+    ) -> Execution:
+        """Enter a batch; its requests are numbered on from `base`. `end` hears how it ends."""
+        execution = Execution(self._next_number, requests, timings, end)
         self._next_number += len(requests)
         self._executions[execution.base] = execution
         if self.quiet.is_set():
@@ -158,8 +151,8 @@ class InFlight:
         timings.infer_ns = infer_ns
         timings.output_ns = output_ns + int((trio.current_time() - arrived_at) * _NS)
         self.completed_count += 1
-        execution.end(ended)
         self._check_quiet()
+        execution.end(ended)
 
     def responded(self, packet: bytes, records: Records[Tensor]) -> None:
         """A request has a response of its own. Raises WireError."""
@@ -190,11 +183,11 @@ class InFlight:
         for late in list(self._late.values()):
             late.push(error, final=True)
             self._close_late(late)
-        for execution in self._executions.values():
+        executions, self._executions = self._executions, {}
+        self._check_quiet()
+        for execution in executions.values():
             failed = frozenset(number - execution.base for number in execution.late)
             execution.end(Death(never_started=execution.base > begun, failed_late=failed))
-        self._executions.clear()
-        self._check_quiet()
 
     # --- outcomes --------------------------------------------------------------------------------
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 
 from actors.process_calls import OutgoingCalls
 from actors.process_child import Child
-from actors.process_inflight import Death, Ended, InFlight
+from actors.process_inflight import BatchEnded, Death, Execution, InFlight
 from actors.process_link import Link, WorkerGoneError
 from actors.process_ports import BlsPort, Log, LogLevel, MetricsPort
 from actors.process_zygote import Starter
+from actors.turns import current_turns
 from protocol.status import internal
 from repo.backends.base import ExecuteRequest, Timings
 from repo.backends.python import wire
@@ -38,7 +40,7 @@ _NS: Final = 1_000_000_000
 
 
 class WorkerProcess:
-    """See the module's docstring. `execute` only after `run` has called `started`.
+    """See the module's docstring. `begin` only after `run` has called `started`.
 
     `nursery` holds what may outlive the process: responses that arrived before its end are still
     delivered.
@@ -72,7 +74,10 @@ class WorkerProcess:
             trace_of=self._inside.trace_of,
         )
         self._child: Child | None = None
-        self._sending = trio.Lock()
+        # What `work` had no room for: the batches that the instance may have here, and a word.
+        self._unsent: deque[bytes] = deque()
+        self._nursery: trio.Nursery  # of what lives as long as the process
+        self._turns = current_turns()
         self._flush_wanted = trio.Event()
         self._load_answered = trio.Event()
         self._load_answer: wire.Message | None = None
@@ -101,6 +106,7 @@ class WorkerProcess:
         try:
             self._child = await self._start()
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._child.run)
                 nursery.start_soon(self._read)
                 nursery.start_soon(self._flush)
@@ -132,35 +138,43 @@ class WorkerProcess:
             self.kill()
         await self._inside.quiet.wait()
         if not self.ended.is_set():
-            await self._tell(wire.Finalize())
+            self._tell(wire.Finalize())
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def execute(self, requests: Sequence[ExecuteRequest], timings: Timings) -> Ended:
-        """Run a batch. Raises ServerError when its tensors cannot be sent."""
+    def begin(
+        self,
+        requests: Sequence[ExecuteRequest],
+        timings: Timings,
+        end: Callable[[BatchEnded], None],
+    ) -> None:
+        """Run a batch; `end` hears how it ended, perhaps before this returns."""
         started_at = trio.current_time()
         if self.ended.is_set():
-            return Death(never_started=True)
-        execution = self._inside.open(requests, timings)
+            end(Death(never_started=True))
+            return
+        execution = self._inside.open(requests, timings, end)
         try:
-            try:
-                packet = self._link.execute_packet(execution.base, requests)
-            except (WireError, ArenaFullError, KeyError) as error:
-                raise internal(
-                    f"Failed to process the request(s) for model instance "
-                    f"'{self._instance_name}', message: {error}"
-                ) from error
-            timings.input_ns = int((trio.current_time() - started_at) * _NS)
-            if self._sending.locked() or not self._link.send_work(packet):
-                await self._send(packet)
+            packet = self._link.execute_packet(execution.base, requests)
+        except (WireError, ArenaFullError, KeyError) as error:
+            self._inside.withdraw(execution)
+            text = (
+                f"Failed to process the request(s) for model instance '{self._instance_name}', "
+                f"message: {error}"
+            )
+            end(internal(text))
+            return
+        timings.input_ns = int((trio.current_time() - started_at) * _NS)
+        try:
+            self._post(packet)
         except WorkerGoneError:
-            self._inside.withdraw(execution)
-            self.kill()  # it cannot be talked to: make sure that it is no more
-            return Death(never_started=True)
-        except BaseException:
-            self._inside.withdraw(execution)
-            raise
-        return await execution.wait()
+            self._lose(execution)
+
+    def _lose(self, execution: Execution) -> None:
+        """The worker cannot be talked to: make sure that it is no more."""
+        self._inside.withdraw(execution)
+        self.kill()
+        execution.end(Death(never_started=True))
 
     def cancel(self, request_number: int) -> None:
         """Nobody waits for this request any longer: let `is_cancelled` say so."""
@@ -212,23 +226,34 @@ class WorkerProcess:
             # Before the model is imported, whose threads inherit it. A worker may be dead already.
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(self.pid, self._spec.cores)
-        await self._tell(self._spec.load)
+        self._tell(self._spec.load)
         await self._load_answered.wait()
         assert self._load_answer is not None, "set before the event"
         task_status.started(self._load_answer)
 
     # --- sending ---------------------------------------------------------------------------------
 
-    async def _send(self, packet: bytes) -> None:
-        """Send on `work`, waiting for room."""
-        async with self._sending:
-            while not self._link.send_work(packet):
-                await trio.lowlevel.wait_writable(self._link.work_descriptor)
+    def _post(self, packet: bytes) -> None:
+        """Send on `work`, now or as soon as there is room. Raises WorkerGoneError."""
+        if self._unsent or not self._link.send_work(packet):
+            self._unsent.append(packet)
+            if len(self._unsent) == 1:
+                self._nursery.start_soon(self._send_unsent)
 
-    async def _tell(self, message: wire.Message) -> None:
+    async def _send_unsent(self) -> None:
+        link, unsent = self._link, self._unsent
+        try:
+            while unsent:
+                await trio.lowlevel.wait_writable(link.work_descriptor)
+                while unsent and link.send_work(unsent[0]):
+                    unsent.popleft()
+        except WorkerGoneError:
+            self.kill()  # its end is the end of the batches inside
+
+    def _tell(self, message: wire.Message) -> None:
         """Send a message on `work`; a worker that cannot hear it is ended."""
         try:
-            await self._send(self._link.packet(message))
+            self._post(self._link.packet(message))
         except WorkerGoneError:
             self.kill()
 
@@ -251,18 +276,25 @@ class WorkerProcess:
         try:
             while True:
                 await trio.lowlevel.wait_readable(link.work_descriptor)
-                for _ in range(_READ_BURST):
-                    packet = link.receive()
-                    if packet is None:
-                        break
-                    self._hear(packet)
-                    if packet[0] == wire.COMPLETED:
-                        break  # the next batch takes its time, and asking costs a call
+                self._turns.hold()
+                try:
+                    self._hear_burst()
+                finally:
+                    self._turns.settle()
         except WorkerGoneError:
             self.kill()  # without its socket it is of no use
         except WireError as error:
             self._log("ERROR", f"worker broke the protocol: {error}")
             self.kill()
+
+    def _hear_burst(self) -> None:
+        for _ in range(_READ_BURST):
+            packet = self._link.receive()
+            if packet is None:
+                return
+            self._hear(packet)
+            if packet[0] == wire.COMPLETED:
+                return  # the next batch takes its time, and asking costs a call
 
     def _read_rest(self) -> None:
         """What the worker said before its end still counts."""

@@ -9,14 +9,13 @@ whatever the policy refuses. When and what to dispatch is the policy's decision 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Final, cast
 
 import trio
 
 from actors.channels import Door, Mailbox
-from actors.instance import Instance
+from actors.instance import Instance, let_end
 from actors.messages import (
     AddInstance,
     CancelRequest,
@@ -89,7 +88,7 @@ class Scheduler:
         grants: Door[Grant],
         doors: Sequence[Door[Submit]],
         instances: Sequence[Instance],
-        execute: Sequence[trio.MemorySendChannel[Execute]],
+        execute: Sequence[Door[Execute | Drain]],
         statistics: Door[Fact],
         has_levels: bool,
         ceiling: int,
@@ -121,14 +120,7 @@ class Scheduler:
         """Serve until told to drain and everything accepted has been dispatched."""
         task_status.started()
         try:
-            while not (self._draining and self._policy.pending == 0):
-                next_wake = self._policy.next_wake
-                if next_wake == math.inf:
-                    await self._mailbox.wait()
-                else:
-                    with trio.move_on_at(next_wake):
-                        await self._mailbox.wait()
-                self._turn(trio.current_time())
+            await self._mailbox.serve(self._turn)
         finally:
             self._leave(trio.current_time())
 
@@ -140,7 +132,9 @@ class Scheduler:
         """The same by level, and since when; read at any time."""
         return with_doors(self._policy.waiting(), self._doors)
 
-    def _turn(self, now: float) -> None:
+    def _turn(self) -> float:
+        """Take in what has been said, do what follows; until when nothing else does."""
+        now = trio.current_time()
         policy = self._policy
         for message in self._control.drain():
             match message:
@@ -173,6 +167,9 @@ class Scheduler:
             self._grants.hush(not policy.pending and not any(map(len, self._doors)))
         if self._refused:
             self._tell_statistics()
+        if self._draining and not policy.pending:
+            self._mailbox.leave()
+        return policy.next_wake
 
     def _take_grant(self, instance: int) -> None:
         self._asked -= 1
@@ -188,7 +185,7 @@ class Scheduler:
                 self._execute[index] = execute
             case RetireInstance(index):
                 self._policy.revoke(index)
-                self._execute.pop(index).close()
+                let_end(self._execute.pop(index))
                 if self._limiter is not None:
                     self._limiter.retire(index)
             case ForgetInstance(index, room):
@@ -243,7 +240,7 @@ class Scheduler:
             submits = self._ordering.enter(submits)
         batch = Execute(submits, action.batch_size, action.closed_by)
         try:
-            # The grant is the credit: the instance's channel has room for every grant it gave.
+            # The grant is the credit: the instance's door has room for every grant it gave.
             self._execute[action.instance].send_nowait(batch)
         except trio.BrokenResourceError:
             # It has crashed in this very instant, and its model with it.
@@ -271,16 +268,10 @@ class Scheduler:
         self._answer(submit, error)
 
     def _tell_statistics(self) -> None:
-        for reason in list(self._refused):
-            try:
-                self._statistics.send_nowait(
-                    RequestsRefused(self._key, reason, self._refused[reason])
-                )
-            except trio.WouldBlock:
-                # A full door drains itself; look again in the next turn, which comes at once.
-                self._mailbox.ring()
-                return
-            del self._refused[reason]
+        for reason, seconds in self._refused.items():
+            # Owed, because it can wait for room no better than whoever is served in turns.
+            self._statistics.send_owed(RequestsRefused(self._key, reason, seconds))
+        self._refused.clear()
 
     def _answer(self, submit: Submit, error: ServerError) -> None:
         try:
@@ -298,7 +289,7 @@ class Scheduler:
             self._answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
         for message in self._control.drain():
             if isinstance(message, AddInstance):
-                message.execute.close()
+                let_end(message.execute)
         self._mailbox.close()
-        for channel in self._execute.values():
-            channel.close()
+        for execute in self._execute.values():
+            let_end(execute)

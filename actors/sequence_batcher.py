@@ -14,9 +14,8 @@ from typing import Final, cast
 
 import trio
 
-from actors.alarm import Alarm
 from actors.channels import Door, Mailbox
-from actors.instance import Instance
+from actors.instance import Instance, let_end
 from actors.messages import (
     AddInstance,
     CancelRequest,
@@ -116,7 +115,7 @@ class SequenceBatcher:
         released: Door[Released],
         door: Door[Submit],
         instances: Sequence[Instance],
-        execute: Sequence[trio.MemorySendChannel[Execute]],
+        execute: Sequence[Door[Execute | Drain]],
         statistics: Door[Fact],
         ceiling: int,
         ordering: OrderingSeat | None = None,
@@ -130,7 +129,6 @@ class SequenceBatcher:
         self._reschedules = reschedules
         self._mailbox = mailbox
         # Whenever a sequence goes on, the instant moves at which its silence is too long.
-        self._alarm = Alarm(mailbox)
         self._control = control
         self._grants = grants
         self._released = released
@@ -154,13 +152,7 @@ class SequenceBatcher:
         """
         task_status.started()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._alarm.run)
-                while not (self._draining and self._policy.is_idle):
-                    self._alarm.set(self._policy.next_wake)
-                    await self._mailbox.wait()
-                    self._turn(trio.current_time())
-                nursery.cancel_scope.cancel()
+            await self._mailbox.serve(self._turn)
         finally:
             self._leave(trio.current_time())
 
@@ -172,7 +164,9 @@ class SequenceBatcher:
         """The same by level, and since when; read at any time."""
         return with_doors(self._policy.waiting(), (self._door,))
 
-    def _turn(self, now: float) -> None:
+    def _turn(self) -> float:
+        """Take in what has been said, do what follows; until when nothing else does."""
+        now = trio.current_time()
         policy = self._policy
         for message in self._control.drain():
             match message:
@@ -214,6 +208,9 @@ class SequenceBatcher:
         self._released.hush(quiet and not self._reschedules)
         if self._refused:
             self._tell_statistics()
+        if self._draining and policy.is_idle:
+            self._mailbox.leave()
+        return policy.next_wake
 
     def _take_grant(self, instance: int) -> None:
         self._asked.discard(instance)
@@ -239,7 +236,7 @@ class SequenceBatcher:
 
     def _end(self, index: int) -> None:
         """The last sequence of a retired instance has left it."""
-        self._execute.pop(index).close()
+        let_end(self._execute.pop(index))
         self._asked.discard(index)
         if self._limiter is not None:
             self._limiter.retire(index)
@@ -296,7 +293,7 @@ class SequenceBatcher:
             padding=padding,
         )
         try:
-            # The grant is the credit: the instance's channel has room for every grant it gave.
+            # The grant is the credit: the instance's door has room for every grant it gave.
             self._execute[action.instance].send_nowait(batch)
         except trio.BrokenResourceError:
             # It has crashed in this very instant, and its model with it.
@@ -335,16 +332,10 @@ class SequenceBatcher:
         self._answer(submit, error)
 
     def _tell_statistics(self) -> None:
-        for reason in list(self._refused):
-            try:
-                self._statistics.send_nowait(
-                    RequestsRefused(self._key, reason, self._refused[reason])
-                )
-            except trio.WouldBlock:
-                # A full door drains itself; look again in the next turn, which comes at once.
-                self._mailbox.ring()
-                return
-            del self._refused[reason]
+        for reason, seconds in self._refused.items():
+            # Owed, because it can wait for room no better than whoever is served in turns.
+            self._statistics.send_owed(RequestsRefused(self._key, reason, seconds))
+        self._refused.clear()
 
     def _answer(self, submit: Submit, error: ServerError) -> None:
         try:
@@ -363,10 +354,10 @@ class SequenceBatcher:
             self._answer(_submit(ticket), stopping)
         for message in self._control.drain():
             if isinstance(message, AddInstance):
-                message.execute.close()
+                let_end(message.execute)
         self._mailbox.close()
-        for channel in self._execute.values():
-            channel.close()
+        for execute in self._execute.values():
+            let_end(execute)
 
 
 def _submit(ticket: SequenceTicket) -> Submit:

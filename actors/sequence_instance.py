@@ -165,7 +165,7 @@ class SequenceInstance(Instance):
         )
         return responders, [by_slot.get(slot, null) for slot in range(batch.batch_size)]
 
-    async def _report(
+    def _report(
         self,
         batch: Execute,
         outcomes: Sequence[InferResponse | ServerError | None],
@@ -181,4 +181,4 @@ class SequenceInstance(Instance):
             ]
             batch = replace(batch, submits=[submit for submit, _ in pairs])
             outcomes = [outcome for _, outcome in pairs]
-        await super()._report(batch, outcomes, timings, started_at)
+        super()._report(batch, outcomes, timings, started_at)

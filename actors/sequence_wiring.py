@@ -1,6 +1,6 @@
 """The map of one model version with sequences: its channels with their capacities, its actors.
 
-Submit door → SequenceBatcher → Execute channels → SequenceInstances → (OrderedReplies) → callers
+Submit door → SequenceBatcher → Execute doors → SequenceInstances → (OrderedReplies) → callers
 Grants flow back from the instances, straight or through the server's RateLimiter, and so does
 Released where the batcher has to hear of it.
 """
@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
-import trio
-
 from actors.channels import Door
 from actors.crew import Crew, Recruit
-from actors.messages import Control, Execute, Grant, Released
+from actors.messages import Control, Grant, Released
 from actors.model_version import VersionActors
 from actors.policy.sequencing import sequence_policy
 from actors.sequence_batcher import SequenceBatcher
@@ -25,6 +23,7 @@ from actors.version_wiring import (
     QUEUE_CEILING,
     Front,
     VersionPorts,
+    execute_door,
     executor_of,
     grants_out,
     ordering_wiring,
@@ -65,7 +64,7 @@ def wire_sequences(
     executors = partial(executor_of, version=version, settings=settings, ports=ports, seat=seat)
 
     def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
-        send, receive = trio.open_memory_channel[Execute](AT_ONCE)  # a place per grant
+        own, execute = execute_door(ports, key, AT_ONCE)
         if ordering is not None:
             ordering.make_room(AT_ONCE)
         instance = SequenceInstance(
@@ -76,14 +75,14 @@ def wire_sequences(
             name=spec.name,
             key=key,
             executor=executors(description, spec, index),
-            execute=receive,
+            mailbox=own,
+            execute=execute,
             grants=grants_out(seat, grants, spec, AT_ONCE),
-            carriers=AT_ONCE,
             statistics=ports.facts,
             warmup=() if spec.passive else warmup_samples(config, description.directory),
             slow=ports.slow_teller(key),
         )
-        return Recruit(spec, instance, send, AT_ONCE)
+        return Recruit(spec, instance, execute, AT_ONCE)
 
     crew = Crew(description, recruiter=recruit, control=control, grants=grants, seat=seat)
     batcher = SequenceBatcher(

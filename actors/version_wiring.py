@@ -1,6 +1,6 @@
 """The map of one model version: its channels with their capacities, and its actors.
 
-Submit doors → Scheduler → Execute channels → Instances → (OrderedReplies) → callers
+Submit doors → Scheduler → Execute doors → Instances → (OrderedReplies) → callers
 Grants flow back from the instances, straight or through the server's RateLimiter.
 """
 
@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
-
-import trio
 
 from actors.bls import InstanceServices, LendingModels, Loan
 from actors.calls import Calls
@@ -24,6 +22,7 @@ from actors.instance import GrantsOut, Instance
 from actors.mailboxes import MailboxRegister
 from actors.messages import (
     Control,
+    Drain,
     Execute,
     Fact,
     Grant,
@@ -119,7 +118,7 @@ def wire_version(
     def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
         executor = executors(description, spec, index)
         at_once = _executions_at_once(executor, dynamic, seat)
-        send, receive = trio.open_memory_channel[Execute](at_once)  # a place per grant
+        own, execute = execute_door(ports, key, at_once)
         if ordering is not None:
             ordering.make_room(at_once)
         instance = Instance(
@@ -127,14 +126,14 @@ def wire_version(
             name=spec.name,
             key=key,
             executor=executor,
-            execute=receive,
+            mailbox=own,
+            execute=execute,
             grants=grants_out(seat, grants, spec, at_once),
-            carriers=at_once,
             statistics=ports.facts,
             warmup=() if spec.passive else warmup_samples(config, description.directory),
             slow=ports.slow_teller(key),
         )
-        return Recruit(spec, instance, send, at_once)
+        return Recruit(spec, instance, execute, at_once)
 
     crew = Crew(description, recruiter=recruit, control=control, grants=grants, seat=seat)
     scheduler = Scheduler(
@@ -167,6 +166,14 @@ def wire_version(
 def submit_doors(mailbox: Mailbox, priority_levels: int) -> list[Door[Submit]]:
     count = min(max(1, priority_levels), MAX_LEVEL_DOORS)
     return [mailbox.door(SUBMIT_DOOR) for _ in range(count)]
+
+
+def execute_door(
+    ports: VersionPorts, key: VersionKey, at_once: int
+) -> tuple[Mailbox, Door[Execute | Drain]]:
+    """The mailbox and the only door of an instance: a place per grant, and one for `Drain`."""
+    mailbox = ports.mailboxes.open("instance", key)
+    return mailbox, mailbox.door(at_once + 1)
 
 
 def serving_version(

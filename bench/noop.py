@@ -10,42 +10,22 @@ from pathlib import Path
 import trio
 
 from actors.bls import InstanceServices
-from actors.executor import Executor
+from actors.executor import Done, Executor, PlainExecutor
 from actors.options import ServerOptions
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferResponse
-from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
+from repo.backends.base import ExecuteRequest, InstanceContext, Timings
 from repo.instance_groups import DeviceTable
 from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
 from simulation.source import SimulatedSource
 
 
-class Noop:
-    """An executor that answers with what it was asked."""
+class Noop(PlainExecutor):
+    """Answers with what it was asked, at once."""
 
-    depth = 1
-
-    def __init__(self) -> None:
-        self._stopped = trio.Event()
-
-    async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        task_status.started()
-        await self._stopped.wait()
-
-    async def execute(
-        self, requests: Sequence[ExecuteRequest], timings: Timings
-    ) -> Sequence[Outcome | None]:
-        return [InferResponse("noop", "1", "", list(one.request.inputs)) for one in requests]
-
-    def cancel(self, number: int) -> None:
-        """There is never anything to cancel."""
-
-    async def is_ready(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        self._stopped.set()
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        done([InferResponse("noop", "1", "", list(one.request.inputs)) for one in requests])
 
 
 def make_executor(_: InstanceContext, __: InstanceServices) -> Executor:

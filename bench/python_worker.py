@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import trio
 
+from actors.executor import execute
 from actors.process_executor import ProcessExecutor
 from actors.process_ports import LogLevel
 from actors.process_zygote import Starter, Zygote
@@ -137,7 +138,7 @@ async def drive(executor: ProcessExecutor, row: Row, rounds: int) -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            await executor.execute(requests, Timings())
+            await execute(executor, requests, Timings())
 
     async with trio.open_nursery() as nursery:
         for _ in range(row.in_flight):

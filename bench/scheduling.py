@@ -31,6 +31,7 @@ import trio.testing
 from actors.bls import InstanceServices
 from actors.calls import Calls, cancel, submit_nowait
 from actors.channels import Door, Mailbox
+from actors.executor import Done, TaskExecutor
 from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.options import ServerOptions
@@ -73,37 +74,29 @@ def levelled() -> str:
     )
 
 
-class Noop:
+class Noop(TaskExecutor):
     """An instance that answers at once, or as soon as it is let."""
 
-    depth = 1
-
     def __init__(self) -> None:
+        super().__init__()
         self.gate = trio.Event()
         self.gate.set()
-        self._stopped = trio.Event()
         self._outputs = [Tensor.from_array("OUTPUT", np.zeros((1, 16), np.float32))]
 
-    async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        task_status.started()
-        await self._stopped.wait()
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
+        if self.gate.is_set():
+            done(self._answers(requests))
+        else:
+            super().begin(requests, timings, done)
 
     async def execute(
         self, requests: Sequence[ExecuteRequest], timings: Timings
     ) -> Sequence[Outcome | None]:
-        if not self.gate.is_set():
-            await self.gate.wait()
-        outputs = self._outputs
-        return [InferResponse("m", "1", one.request.id, outputs) for one in requests]
+        await self.gate.wait()
+        return self._answers(requests)
 
-    def cancel(self, number: int) -> None:
-        """It would be too late."""
-
-    async def is_ready(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        self._stopped.set()
+    def _answers(self, requests: Sequence[ExecuteRequest]) -> Sequence[Outcome | None]:
+        return [InferResponse("m", "1", one.request.id, self._outputs) for one in requests]
 
 
 def source(config: str) -> SimulatedSource:

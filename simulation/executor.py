@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from actors.executor import TaskExecutor
 from protocol.inference import InferResponse
 from protocol.status import ServerError, invalid_arg, unavailable
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
@@ -40,7 +41,7 @@ def echo(request: ExecuteRequest) -> Outcome:
     return InferResponse(asked.model_name, "1", asked.id, list(asked.inputs))
 
 
-class SimulatedExecutor:
+class SimulatedExecutor(TaskExecutor):
     """Sleeps as long as the model would compute, then answers as told.
 
     Like a worker it runs one batch at a time, though it takes `depth` of them.
@@ -61,6 +62,7 @@ class SimulatedExecutor:
         load_seconds: float = 0.0,
         broken: str = "",
     ) -> None:
+        super().__init__()
         self._load_seconds = load_seconds
         self._broken = broken
         self.depth = depth
@@ -74,7 +76,6 @@ class SimulatedExecutor:
         self._ledger = ledger
         self._life = life
         self._one_at_a_time = trio.Lock()
-        self._stopped = trio.Event()
         self._lost = trio.Event()
         self._crash: BaseException | None = None
         self._finished: set[str] = set()  # decoupled requests whose final response is on its way
@@ -85,10 +86,11 @@ class SimulatedExecutor:
         if self._broken:
             raise invalid_arg(self._broken)
         self._life.spans[self.name] = (trio.current_time(), math.inf)
-        task_status.started()
-        await self._stopped.wait()
-        if self._crash is not None:
-            raise self._crash
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await self._stopped.wait()
+            if self._crash is not None:
+                raise self._crash
 
     async def execute(
         self, requests: Sequence[ExecuteRequest], timings: Timings
@@ -120,13 +122,10 @@ class SimulatedExecutor:
     def cancel(self, number: int) -> None:
         """A batch that runs is not interrupted, as in production."""
 
-    async def is_ready(self) -> bool:
-        return not self._stopped.is_set()
-
     def stop(self) -> None:
         since, _ = self._life.spans.get(self.name, (math.inf, math.inf))
         self._life.spans[self.name] = (since, trio.current_time())
-        self._stopped.set()
+        super().stop()
 
     def crash(self, error: BaseException) -> None:
         """Fault: the instance dies at this instant, whatever it is doing."""

@@ -18,7 +18,7 @@ import numpy as np
 import trio
 import trio.testing
 
-from actors.executor import Executor
+from actors.executor import Done, Executor, PlainExecutor
 from actors.grpc_connection import GrpcConnection
 from actors.grpc_frontend import SWEEP_SECONDS
 from actors.grpc_services import CATEGORIES, services
@@ -47,19 +47,16 @@ WINDOW: Final = 1 << 20
 UNARY: Final = "UNARY_UNARY"
 
 
-class Repeater:
+class Repeater(PlainExecutor):
     """A decoupled model: one response for each element of its input, an hour of them if asked.
 
     The element is the delay in seconds before its response; a negative one is an error.
     """
 
-    depth = 1
-
     def __init__(self, context: InstanceContext) -> None:
+        super().__init__()
         self._context = context
-        self._stopped = trio.Event()
         self._crash: Exception | None = None
-        self._nursery: trio.Nursery
         self.delivered: dict[str, int] = {}  # responses taken, by request id
         self.cancelled: list[str] = []  # ids of requests whose sender said so
 
@@ -70,12 +67,10 @@ class Repeater:
             if self._crash is not None:
                 raise self._crash
 
-    async def execute(
-        self, requests: Sequence[ExecuteRequest], timings: Timings
-    ) -> Sequence[Outcome | None]:
+    def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
         for request in requests:
             self._nursery.start_soon(self._respond, request)
-        return [None] * len(requests)
+        done([None] * len(requests))
 
     async def _respond(self, request: ExecuteRequest) -> None:
         asked, sender = request.request, request.sender
@@ -90,15 +85,6 @@ class Repeater:
             await sender.deliver(response, False)  # type: ignore[attr-defined]  # a Responder's
             self.delivered[asked.id] = self.delivered.get(asked.id, 0) + 1
         await sender.deliver(None, True)  # type: ignore[attr-defined]  # as above
-
-    def cancel(self, number: int) -> None:
-        """The sender says so, too."""
-
-    async def is_ready(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        self._stopped.set()
 
     def crash(self, error: Exception) -> None:
         """Fault: the instance dies at this instant, whatever it is doing."""

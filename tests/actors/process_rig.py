@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import trio
 
+from actors.executor import execute
 from actors.process_executor import ProcessExecutor
 from actors.process_ports import LogLevel
 from protocol.datatypes import Array
@@ -135,7 +136,7 @@ class Rig:
 
     async def outcomes(self, *requests: ExecuteRequest) -> Sequence[Outcome | None]:
         with trio.fail_after(20):
-            return await self.executor.execute(requests, Timings())
+            return await execute(self.executor, requests, Timings())
 
     async def infer(self, values: Sequence[object] | Array, **more: Any) -> object:
         """The plain outcome of one request by itself."""

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.executor import Executor
+from actors.executor import Executor, execute
 from actors.process_executor import ProcessExecutor
 from protocol.datatypes import Array
 from protocol.inference import InferResponse, SequenceFlag, Tensor
@@ -30,7 +30,7 @@ def execute(self, requests):
 async def test_a_batch_is_executed_and_timed(tmp_path: Path) -> None:
     async with running(model_spec(tmp_path, DOUBLE)) as rig:
         timings = Timings()
-        outcomes = await rig.executor.execute([request([1, 2], id="a"), request([3])], timings)
+        outcomes = await execute(rig.executor, [request([1, 2], id="a"), request([3])], timings)
 
         first, second = outcomes
         assert isinstance(first, InferResponse)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.executor import ThreadExecutor
+from actors.executor import ThreadExecutor, execute
 from protocol.status import ServerError, StatusCode, unavailable
 from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Outcome, Timings
 from repo.model_config import ModelConfig
@@ -50,7 +50,7 @@ async def run_one(backend: Backend) -> Sequence[Outcome | None] | ServerError:
     async with trio.open_nursery() as nursery:
         await nursery.start(executor.start)
         try:
-            return await executor.execute([request()], Timings())
+            return await execute(executor, [request()], Timings())
         except ServerError as error:
             return error
         finally:

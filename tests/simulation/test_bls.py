@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.executor import Executor
+from actors.executor import Executor, TaskExecutor
 from actors.options import ServerOptions
 from protocol.inference import InferResponse
 from protocol.status import ServerError
@@ -32,20 +32,14 @@ def needing(resource: str, count: int) -> str:
     )
 
 
-class Asking:
+class Asking(TaskExecutor):
     """An executor whose model asks `other`, so many times at once, and answers with the last."""
 
-    depth = 1
-
     def __init__(self, world: CallingWorld, context: InstanceContext, other: str) -> None:
+        super().__init__()
         self._world = world
         self._instance = context.instance_name
         self._other = other
-        self._stopped = trio.Event()
-
-    async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        task_status.started()
-        await self._stopped.wait()
 
     async def execute(
         self, requests: Sequence[ExecuteRequest], timings: Timings
@@ -69,15 +63,6 @@ class Asking:
         self._world.log.append(("goes on", trio.current_time()))
         await trio.sleep(1.0)
         return [answers[-1] for _ in requests]
-
-    def cancel(self, number: int) -> None:
-        pass
-
-    async def is_ready(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        self._stopped.set()
 
 
 class CallingWorld(World):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from actors import version_wiring
 from actors.calls import DOOR_PATIENCE_SECONDS
@@ -187,6 +188,7 @@ def test_a_crashed_instance_answers_everyone_and_other_models_live_on() -> None:
             await trio.sleep(0.5)
             world.executors["m_0"].crash(RuntimeError("the device fell off the bus"))
         assert len(failures) == 3
+        await trio.testing.wait_all_tasks_blocked()  # callers hear of it before the index does
         assert not await world.core.control_plane.is_ready()
         row = world.core.control_plane.index_rows(ready_only=False)[0]
         assert row["state"] == "UNAVAILABLE"

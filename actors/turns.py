@@ -1,0 +1,110 @@
+"""Turns without tasks: actors that have been rung, each called when its turn has come.
+
+An actor whose turns never wait needs a task only to live in. Woken as a task, it would take the
+event loop's turn with everything that belongs to one, and a request would take six of them on its
+way; called from here, it costs the call. `Turns` owns the queue of actors that were rung and have
+not had their turn. There is one per event loop, like the loop's own queue of tasks.
+
+Whoever brings in something from outside, a reader of a socket, does so between `hold` and `settle`:
+what that sets off then happens at the end of its own turn. Rings from anywhere else wake a task
+that settles. Turns never nest: an actor rung in another one's turn waits until that is over, and an
+actor's turn sees all that was said to it before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+# Turns between two looks at the rest of the event loop: more than one burst of requests sets off,
+# and few enough that actors who ring each other without end would not stop the loop.
+TURNS_AT_ONCE: Final = 256
+
+
+class Rung(Protocol):
+    """What waits for its turn: a mailbox, for its owner."""
+
+    def take_turn(self) -> None:
+        """Call the owner; whatever it raises is its own affair."""
+
+
+class Turns:
+    """See the module's docstring.
+
+    `choose(n)`, a number below n, picks who of n is next, so that simulations can try every order;
+    without it that is who was rung first.
+    """
+
+    __slots__ = ("_choose", "_held", "_rung", "_sleeper")
+
+    def __init__(self, choose: Callable[[int], int] | None = None) -> None:
+        self._rung: deque[Rung] = deque()  # each at most once
+        self._choose = choose
+        self._held = False  # somebody has promised to settle
+        self._sleeper: trio.lowlevel.Task | None = None  # while it waits to settle
+
+    def add(self, actor: Rung) -> None:
+        """The actor has been rung, and was not waiting for its turn already."""
+        self._rung.append(actor)
+        if not self._held:
+            self._wake()
+
+    def hold(self) -> None:
+        """Keep everybody waiting until `settle`, before which the caller must not wait."""
+        assert not self._held, "whoever holds settles, before anybody else can hold"
+        self._held = True
+
+    def settle(self) -> None:
+        """Let everybody who was rung have a turn, and those whom these ring, and so on."""
+        rung = self._rung
+        self._held = True
+        for _ in range(TURNS_AT_ONCE):
+            if not rung:
+                break
+            if self._choose is not None:
+                rung.rotate(-self._choose(len(rung)))
+            rung.popleft().take_turn()
+        self._held = False
+        if rung:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None:
+            trio.lowlevel.reschedule(self._sleeper)
+            self._sleeper = None
+
+    async def settle_when_rung(self) -> None:
+        """Settle for whoever rings and does not, until cancelled."""
+        while True:
+            if self._rung:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._sleeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+            self.settle()
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._sleeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+_OF_LOOP: Final = trio.lowlevel.RunVar[Turns]("turns")
+
+
+def current_turns() -> Turns:
+    """Those of the event loop that the caller runs in."""
+    try:
+        return _OF_LOOP.get()
+    except LookupError:
+        return open_turns()
+
+
+def open_turns(choose: Callable[[int], int] | None = None) -> Turns:
+    """The loop's turns, made here: before any actor of the loop runs."""
+    turns = Turns(choose)
+    _OF_LOOP.set(turns)
+    trio.lowlevel.spawn_system_task(turns.settle_when_rung)
+    return turns
