@@ -1,8 +1,8 @@
-"""One HTTP/2 connection of the gRPC port: a reader and a writer.
+"""One HTTP/2 connection of the gRPC port: a reader, and turns in which it answers.
 
-Owns the codec and the connection's open calls. The reader feeds the codec and begins calls; the
-writer sends whatever has been said since it last looked, in one go. A ModelInfer takes no task of
-its own, every other call gets one. The credit of a message's bytes goes back to the client once
+Owns the codec and the connection's open calls. The reader feeds the codec and begins calls; a turn
+sends whatever has been said since the last one, in one go. A ModelInfer takes no task of its own,
+every other call gets one. The credit of a message's bytes goes back to the client once
 the message has been accepted, so that a slow server slows its clients.
 """
 
@@ -24,9 +24,10 @@ from actors.grpc_streams import MessageStream, StreamCall, UnaryStream, Wire
 from actors.grpc_terms import GrpcSettings, Refusal, Terms, TermsReader
 from actors.grpc_unary import UnaryInfers
 from actors.shared_memory import SharedMemory
-from actors.sockets import send_parts
+from actors.sockets import Buffer, send_nowait, send_parts
 from actors.tls import HTTP2, HandshakeFailed, handshake
 from actors.tracing import Received
+from actors.turns import current_turns
 from protocol.grpc_compression import IDENTITY, decompress
 from protocol.grpc_service import (
     MODEL_INFER,
@@ -90,6 +91,7 @@ class GrpcConnection:
         self._waited_from = trio.current_time()  # since when for what comes next, for traces
         self._draining = False
         self._is_met = False  # whether TLS has been agreed on, if there is any
+        self._is_sending = False  # a task is, because not everything left at once
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
 
@@ -101,7 +103,7 @@ class GrpcConnection:
                 self._is_met = True
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._read)
-                    await self._write()
+                    await self._mailbox.serve(self._turn)
                     self._nursery.cancel_scope.cancel()
         except HandshakeFailed as error:
             log.debug("%s", error)
@@ -134,21 +136,29 @@ class GrpcConnection:
     # --- reader ------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        http2, turns = self._http2, current_turns()
+        while not http2.is_closed:
+            try:
+                data = bytes(await self._stream.receive_some())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            turns.hold()
+            try:
+                self._hear(data)
+            finally:
+                turns.settle()
+
+    def _hear(self, data: bytes) -> None:
+        """What the client has sent; nothing if it has sent its last."""
         http2 = self._http2
-        try:
-            while not http2.is_closed:
-                data = await self._stream.receive_some()
-                if data:
-                    events = http2.receive(bytes(data), trio.current_time())
-                    self._take(events)
-                    if events and self._calls.tracing.is_active:
-                        self._waited_from = trio.current_time()
-                else:
-                    self._take(http2.receive_eof())
-                if http2.has_output or http2.is_closed or self._stopped:
-                    self._mailbox.ring()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        if data:
+            events = http2.receive(data, trio.current_time())
+            self._take(events)
+            if events and self._calls.tracing.is_active:
+                self._waited_from = trio.current_time()
+        else:
             self._take(http2.receive_eof())
+        if http2.has_output or http2.is_closed or self._stopped:
             self._mailbox.ring()
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -261,30 +271,47 @@ class GrpcConnection:
             return unsupported(f"unknown method {method} for service {service}")
         return unsupported(f"unknown service {service}")
 
-    # --- writer ------------------------------------------------------------------------------
+    # --- answers -----------------------------------------------------------------------------
 
-    async def _write(self) -> None:
+    def _turn(self) -> float:
+        """Answer what can be answered and send it; until when nothing else expires."""
+        if self._is_sending:
+            return math.inf  # there is another turn when that is over
         http2, infers = self._http2, self._infers
-        while True:
-            deadline = infers.next_deadline
-            if deadline == math.inf:
-                await self._mailbox.wait()
-            else:
-                with trio.move_on_at(deadline):
-                    await self._mailbox.wait()
-                infers.expire(trio.current_time())
-            infers.answer()
-            try:
-                while http2.has_output:
-                    await send_parts(self._stream, http2.take_output())
-                if infers.sending:
-                    infers.note_sent()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._take(http2.receive_eof())
+        if infers.next_deadline < math.inf:
+            infers.expire(trio.current_time())
+        infers.answer()
+        self._send()
+        if not self._is_sending:
+            if infers.sending:
+                infers.note_sent()
             if self._stopped:
                 self._ring_stopped()
             if http2.is_closed:
-                return
+                self._mailbox.leave()
+        return infers.next_deadline
+
+    def _send(self) -> None:
+        """Send what the codec has to say, what does not leave at once in a task."""
+        http2 = self._http2
+        rest: Sequence[Buffer] = ()
+        try:
+            while http2.has_output and not rest:
+                rest = send_nowait(self._stream, http2.take_output())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._take(http2.receive_eof())
+            return
+        if rest:
+            self._is_sending = True
+            self._nursery.start_soon(self._send_patiently, rest)
+
+    async def _send_patiently(self, parts: Sequence[Buffer]) -> None:
+        try:
+            await send_parts(self._stream, parts)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._take(self._http2.receive_eof())
+        self._is_sending = False
+        self._mailbox.ring()
 
     def _ring_stopped(self) -> None:
         """Wake the streaming calls that waited for their clients and need not any longer."""

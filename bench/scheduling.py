@@ -35,6 +35,7 @@ from actors.executor import Done, TaskExecutor
 from actors.messages import Reply
 from actors.model_index import ServingVersion
 from actors.options import ServerOptions
+from actors.turns import Turns, current_turns
 from actors.wiring import Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor
 from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings
@@ -126,12 +127,20 @@ class Street:
     instance: Noop
     mailbox: Mailbox
     replies: Door[Reply]
+    turns: Turns
 
     def ask(self, request: InferRequest, deadline_at: float = float("inf")) -> int:
         """Submit one request and return its number."""
         ticketed = self.calls.prepare(self.serving, request, self.replies, deadline_at=deadline_at)
         submit_nowait(ticketed)
         return ticketed.submit.number
+
+    def ask_together(self, asked: Sequence[InferRequest]) -> None:
+        """Submit what a connection's reader finds in one read."""
+        self.turns.hold()
+        for request in asked:
+            self.ask(request)
+        self.turns.settle()
 
     async def answers(self, count: int) -> None:
         """Wait for so many replies."""
@@ -161,7 +170,9 @@ def on_street(config: str, live: Life, clock: trio.abc.Clock | None = None) -> f
             await nursery.start(core.run)
             mailbox = Mailbox()
             serving = core.index.value.find("m", "")
-            street = Street(core.calls, serving, instances[0], mailbox, mailbox.door(256))
+            street = Street(
+                core.calls, serving, instances[0], mailbox, mailbox.door(256), current_turns()
+            )
             spent = await live(street)
             mailbox.close()
             core.repository.drain()
@@ -208,7 +219,7 @@ async def alone(street: Street) -> float:
     asked = requests(REQUESTS)
     began = time.process_time()
     for request in asked:
-        street.ask(request)
+        street.ask_together((request,))
         await street.answers(1)
     return (time.process_time() - began) / REQUESTS
 
@@ -217,8 +228,7 @@ async def in_eights(street: Street) -> float:
     asked = requests(REQUESTS)
     began = time.process_time()
     for start in range(0, REQUESTS, 8):
-        for request in asked[start : start + 8]:
-            street.ask(request)
+        street.ask_together(asked[start : start + 8])
         await street.answers(8)
     return (time.process_time() - began) / REQUESTS
 

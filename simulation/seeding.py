@@ -1,4 +1,5 @@
-"""Makes trio's scheduler a function of a seed: the one place that touches its private names.
+"""Makes the order of tasks and turns a function of a seed: the one place that touches trio's
+private names.
 
 trio shuffles runnable tasks with a private random generator. Seeding that generator and switching
 on its deterministic mode makes a run repeatable; both are put back afterwards. The names are
@@ -8,7 +9,7 @@ that the same seed still gives the same run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random  # noqa: TID251  # the world's one generator is made here
 from typing import Final
@@ -33,3 +34,11 @@ def seeded_scheduler(seed: int) -> Iterator[Random]:
     finally:
         setattr(trio_run, _SWITCH, deterministic)
         trio_run._r.setstate(state)  # noqa: SLF001  # see above
+
+
+def seeded_turns(seed: int) -> Callable[[int], int]:
+    """Which of so many actors that were rung has its turn next (`actors/turns.py`).
+
+    A generator of its own, so that what a scenario draws does not depend on the turns taken.
+    """
+    return Random(f"turns {seed}").randrange  # noqa: S311  # reproducible on purpose

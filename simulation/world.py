@@ -29,6 +29,7 @@ from actors.options import ServerOptions
 from actors.policy.lifecycle import what_an_update_keeps
 from actors.policy.limiting import declared_resource
 from actors.trace_ports import TracePorts
+from actors.turns import open_turns
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor
 from repo.backends.base import InstanceContext
@@ -49,7 +50,7 @@ from simulation.clients import REPLY_WINDOW, Client
 from simulation.executor import Behaviour, Latency, Responses, SimulatedExecutor, Together, echo
 from simulation.ledger import Ledger, Life
 from simulation.leftovers import open_doors, remembered_mailboxes
-from simulation.seeding import seeded_scheduler
+from simulation.seeding import seeded_scheduler, seeded_turns
 from simulation.source import SimulatedSource
 from simulation.traces import Trace
 
@@ -208,6 +209,7 @@ class World:
                 trio.run(
                     self._run,
                     scenario,
+                    seed,
                     patience.limit,
                     clock=self.clock,
                     instruments=[patience],
@@ -274,7 +276,8 @@ class World:
 
     # --- the run ---------------------------------------------------------------------------------
 
-    async def _run(self, scenario: Scenario, limit: trio.CancelScope) -> None:
+    async def _run(self, scenario: Scenario, seed: int, limit: trio.CancelScope) -> None:
+        open_turns(seeded_turns(seed))
         ports = Ports(
             source=self.source,
             make_executor=self._make_executor_with,
