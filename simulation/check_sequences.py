@@ -19,7 +19,7 @@ def sequences_keep_their_order(ledger: Ledger) -> Iterator[str]:
         for (earlier, before), (later, after) in itertools.pairwise(runs):
             if earlier is later:
                 yield f"{before.name} and {after.name} of one sequence ran together"
-            elif later.began_at < earlier.ended_at:
+            elif later.order < earlier.ended_order:
                 yield f"{after.name} began before {before.name} of its sequence had ended"
             if after.order < before.order:
                 yield f"{after.name} ran after {before.name} of its sequence, which came later"
@@ -38,12 +38,13 @@ def sequences_stay_where_they_are(ledger: Ledger) -> Iterator[str]:
 
 def slots_have_one_owner(ledger: Ledger) -> Iterator[str]:
     """From its first request to its last a sequence shares its slot with nobody."""
+    # By order numbers: within one instant a slot may change its owner.
     spans: dict[tuple[int, str], list[tuple[float, float, int, str]]] = {}
     for runs in _by_sequence(ledger).values():
         first, last = runs[0][0], runs[-1][0]
         place = _place(*runs[0]) if _is_direct(first.life) else -1
         spans.setdefault((id(first.life), first.instance), []).append(
-            (first.at, last.ended_at, place, runs[0][1].name)
+            (first.order, last.ended_order, place, runs[0][1].name)
         )
     for (_, instance), owners in spans.items():
         life = next(ran.life for ran in ledger.ran if ran.instance == instance)
@@ -51,7 +52,7 @@ def slots_have_one_owner(ledger: Ledger) -> Iterator[str]:
         for at, _, place, name in owners:
             live = [one for one in owners if one[0] <= at < one[1]]
             if len(live) > life.sequences.slots_per_instance:
-                yield f"{len(live)} sequences are live on {instance} at {at}"
+                yield f"{len(live)} sequences are live on {instance} with {name}"
             shared = [one[3] for one in live if one[2] == place and one[3] != name]
             if place >= 0 and shared:
                 yield f"the sequences of {name} and {shared[0]} share place {place} of {instance}"

@@ -117,6 +117,7 @@ class SimulatedExecutor(TaskExecutor):
             raise
         finally:
             ran.ended_at = trio.current_time()
+            ran.ended_order = self._ledger.next_order()
             self._trace.add("executed", self.name, ran.batch_size, ",".join(ran.names))
 
     def cancel(self, number: int) -> None:

@@ -89,6 +89,7 @@ class Ran:
     places: tuple[int, ...] = ()  # where in the batch each request stands, padding between them
     began_at: float = math.inf  # later than `at` where a worker was still busy
     ended_at: float = math.inf
+    ended_order: float = math.inf  # an order number, as `order` is
     is_warmup: bool = False
     failed: frozenset[str] = frozenset()  # the requests that it answered with an error
     failures: int = 0
