@@ -70,8 +70,7 @@ def test_branches_run_at_the_same_time() -> None:
     run(models, scenario)
 
 
-def test_a_step_that_nobody_needs_is_not_executed() -> None:
-    """Scenario 67."""
+def test_67_a_step_that_nobody_needs_is_not_executed() -> None:
 
     async def scenario(world: World) -> None:
         response = await world.ask(asking("e", "LEFT"))
@@ -82,8 +81,7 @@ def test_a_step_that_nobody_needs_is_not_executed() -> None:
     run({"e": SimulatedModel(DIAMOND), "a": member(), "b": member(), "c": member()}, scenario)
 
 
-def test_what_a_member_leaves_out_is_left_out() -> None:
-    """Scenario 70."""
+def test_70_what_a_member_leaves_out_is_left_out() -> None:
     config = ensemble(
         'step { model_name: "a" model_version: -1 input_map { key: "INPUT" value: "INPUT" } '
         'output_map { key: "OUTPUT0" value: "OUTPUT0" } '
@@ -219,8 +217,7 @@ def test_a_failed_request_is_counted_once_and_says_where_it_failed() -> None:
 QUEUED = MEMBER + " dynamic_batching { default_queue_policy { max_queue_size: 1 } }"
 
 
-def test_a_full_queue_of_a_member_is_one_error_and_nothing_further_starts() -> None:
-    """Scenario 68."""
+def test_68_a_full_queue_of_a_member_is_one_error_and_nothing_further_starts() -> None:
 
     async def scenario(world: World) -> None:
         async with trio.open_nursery() as nursery:
@@ -326,8 +323,7 @@ def test_cancelling_frees_the_places_of_queued_steps_at_once() -> None:
 CACHE = ServerOptions(model_repository=("simulated",), cache_config=("local,size=10000",))
 
 
-def test_a_cached_ensemble_asks_its_members_once() -> None:
-    """Scenario 73."""
+def test_73_a_cached_ensemble_asks_its_members_once() -> None:
 
     async def scenario(world: World) -> None:
         await world.infer("e")

@@ -61,8 +61,7 @@ def test_responses_keep_their_order_where_instances_overtake_each_other() -> Non
     run(models | {"b": SimulatedModel(several, latency=lambda _: next(pauses))}, scenario)
 
 
-def test_a_limit_per_step_is_shared_by_all_requests_of_the_ensemble() -> None:
-    """Scenario 69."""
+def test_69_a_limit_per_step_is_shared_by_all_requests_of_the_ensemble() -> None:
     limited = FAN.replace("ensemble_scheduling {", "ensemble_scheduling { max_inflight_requests: 1")
     under_way = {"source": 0, "b": 0}
     most = dict(under_way)
@@ -99,8 +98,7 @@ def test_a_limit_per_step_is_shared_by_all_requests_of_the_ensemble() -> None:
     assert most == {"source": 1, "b": 1}
 
 
-def test_cancelling_midway_leaves_what_was_said_and_stops_the_producer() -> None:
-    """Scenario 69, its end."""
+def test_69_cancelling_midway_leaves_what_was_said_and_stops_the_producer() -> None:
     sent: list[int] = []
 
     def responses(request: ExecuteRequest) -> list[tuple[float, Outcome]]:

@@ -177,6 +177,17 @@ def test_43_two_sequences_run_side_by_side() -> None:
     assert play.counters.inference_count == 8
 
 
+def test_44_short_sequences_in_high_slots_leave_no_padding_behind() -> None:
+    strategy = "direct { max_queue_delay_microseconds: 9000000 minimum_slot_utilization: 1 }"
+    play = Play(config(strategy), Accumulator())
+    for sequence, length in ((1, 4), (2, 4), (3, 2), (4, 2)):
+        whole(play, sequence, (1.0,) * length)
+    play.run()
+
+    assert play.sizes == {4: 2, 2: 2}
+    assert play.counters.inference_count == 12
+
+
 def test_45_padding_counts_in_batches_only() -> None:
     model = Accumulator()
     play = Play(
