@@ -242,7 +242,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         repeated=True,
         inert=_NO_POOL,
     ),
-    Flag("min-supported-compute-capability", "older GPUs are ignored", decimal),
+    Flag(
+        "min-supported-compute-capability",
+        "older GPUs are ignored",
+        decimal,
+        inert="instances run on the CPU",
+    ),
     Flag("buffer-manager-thread-count", "copying threads", integer, inert=_THREADS),
     Flag(
         "host-policy",

@@ -12,7 +12,7 @@ import enum
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, util
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
@@ -60,6 +60,15 @@ class RepositoryAgent:
 
     def observe(self, action: Action) -> None:
         """Hear how it went on. Must not block, and cannot change anything."""
+
+
+def native_agents() -> Mapping[str, str]:
+    """The agents that Troupe itself brings: where the code of each is, by name."""
+    return {
+        name: (spec and spec.origin) or target
+        for name, target in _NATIVE.items()
+        for spec in (util.find_spec(target.partition(":")[0]),)
+    }
 
 
 def make_agent(name: str, parameters: Mapping[str, str], directory: str) -> RepositoryAgent:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from actors.control_plane import EXTENSIONS
 from actors.model_index import ModelIndex, VersionState
 from actors.options import ServerOptions
+from repo.agents import native_agents
 from repo.backends.registry import location
 
 
@@ -39,8 +40,8 @@ def model_table(index: ModelIndex) -> str:
 
 
 def agent_table() -> str:
-    """Repository agents: there are none."""
-    return box(("Repository Agent", "Path"), [])
+    """The repository agents that a configuration may name without installing anything."""
+    return box(("Repository Agent", "Path"), sorted(native_agents().items()))
 
 
 def backend_table(index: ModelIndex, options: ServerOptions) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from actors.command_line import HelpAsked, parse, usage
 from actors.flag_values import BadOption
 from actors.flags import FLAGS, Flag
+from actors.options import ServerOptions
 
+ROOT = Path(__file__).parents[2]
 REPOSITORY = "--model-repository=models"
 
 # Flag, a value other than the default, the option as it then is.
@@ -76,9 +80,10 @@ EFFECTS: list[tuple[str, str, str, object]] = [
     ("cache-config", "local,size=9", "cache_config", ("local,size=9",)),
     ("rate-limit", "execution_count", "rate_limit", "execution_count"),
     ("rate-limit-resource", "r:2", "rate_limit_resource", ("r:2",)),
-    ("min-supported-compute-capability", "8.0", "min_supported_compute_capability", 8.0),
     ("host-policy", "a,numa-node=0", "host_policy", ("a,numa-node=0",)),
     ("allow-client-shm", "true", "allow_client_shm", True),
+    ("model-namespacing", "true", "model_namespacing", True),
+    ("trace-config", "rate=5", "trace_config", ("rate=5",)),
     ("http-use-ssl", "true", "http_use_ssl", True),
     ("http-use-ssl-mutual", "true", "http_use_ssl_mutual", True),
     ("http-server-cert", "c", "http_server_cert", "c"),
@@ -97,6 +102,7 @@ INERT = [
     ("repoagent-directory", "d"),
     ("cache-directory", "d"),
     ("enable-peer-access", "false"),
+    ("min-supported-compute-capability", "8.0"),
     ("pinned-memory-pool-byte-size", "4294967296"),
     ("cuda-memory-pool-byte-size", "0:1024"),
     ("cuda-virtual-address-size", "0:1024"),
@@ -104,6 +110,7 @@ INERT = [
 ]
 
 REFUSED = [
+    ("model-load-gpu-limit", "0:0.5"),
     ("allow-sagemaker", "true"),
     ("sagemaker-port", "8080"),
     ("sagemaker-safe-port-range", "8080-8090"),
@@ -146,7 +153,7 @@ def test_a_flag_without_effect_says_so(name: str, value: str) -> None:
 
 @pytest.mark.parametrize(("name", "value"), REFUSED)
 def test_a_flag_that_asks_for_what_there_is_not_is_refused(name: str, value: str) -> None:
-    with pytest.raises(BadOption, match=rf'Bad option: "--{name}"\.\nthe .* not part of Troupe'):
+    with pytest.raises(BadOption, match=rf'Bad option: "--{name}"\.\n.* not (part|supp)'):
         parse([REPOSITORY, f"--{name}={value}"])
     assert "refused: " in help_of(name)
 
@@ -192,3 +199,33 @@ def test_values_are_read_as_c_does(argument: str, reason: str | None) -> None:
 def test_the_two_spellings_of_a_cache_exclude_each_other() -> None:
     with pytest.raises(BadOption, match="Incompatible flags --response-cache-byte-size and"):
         parse([REPOSITORY, "--cache-config=local,size=1", "--response-cache-byte-size=1"])
+
+
+def test_the_table_is_whole() -> None:
+    """Every row of --help is tried in this module, or by the tests of what it belongs to."""
+    tried = {name for name, *_ in (*EFFECTS, *INERT, *REFUSED)}
+    elsewhere = {
+        "help", "config", "load-model", "disable-auto-complete-config",
+        "trace-file", "trace-level", "trace-rate", "trace-count", "trace-log-frequency",
+    }  # fmt: skip
+
+    assert {flag.name for flag in FLAGS} == tried | elsewhere
+
+
+def test_no_option_is_read_by_nobody() -> None:
+    """An option that nothing asks for would be a promise that nobody keeps."""
+    inert = {flag.option for flag in FLAGS if flag.inert}
+    refused = {flag.option for flag in FLAGS if flag.missing}
+    product = "".join(
+        path.read_text()
+        for folder in ("actors", "troupe")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in ("flags.py", "command_line.py", "options.py", "tables.py")
+    )
+    used = set(re.findall(r"\.([a-z0-9_]+)\b", product))
+    known = {option.name for option in fields(ServerOptions)} - inert - refused
+
+    # Those that only ServerOptions itself reads, for what it then offers.
+    assert known - used <= {
+        "backend_config", "backend_directory", "cache_config", "metrics_address", "trace_config",
+    }  # fmt: skip
