@@ -72,12 +72,13 @@ class Calls:
             trio.current_time(),
             reply,
         )
-        front: FrontTrace | None = None
+        door = serving.door_of(level)
         if received is not None:
             submit, front = self.tracing.begin(submit, serving, received)
-        elif request.trace is not None:
+            return Ticketed(serving, door, submit, front=front)
+        if request.trace is not None:
             submit = self.tracing.begin_child(submit, serving)
-        return Ticketed(serving, serving.door_of(level), submit, front=front)
+        return Ticketed(serving, door, submit)
 
 
 def submit_nowait(ticketed: Ticketed) -> None:

@@ -110,6 +110,11 @@ class Tracing:
             log.warning("nothing is traced: %s", objection)
         self._warn_of_tensors("")
 
+    @property
+    def under_way(self) -> int:
+        """How many traces have begun and are not with the tracer yet."""
+        return len(self._settings)
+
     # --- settings --------------------------------------------------------------------------------
 
     def body(self, model: str) -> Mapping[str, object]:

@@ -18,6 +18,7 @@ import trio
 from actors.calls import Ticketed, cancel, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
+from actors.tracing import WITHIN
 from protocol.inference import InferRequest, InferResponse, ParameterValue, Tensor
 from protocol.status import ServerError
 from simulation.ledger import Asked
@@ -155,7 +156,13 @@ class Client:
         calls = self._world.core.calls
         try:
             serving = calls.index.value.find(request.model_name, request.model_version)
-            ticketed = calls.prepare(serving, request, self._door, deadline_at=asked.deadline_at)
+            ticketed = calls.prepare(
+                serving,
+                request,
+                self._door,
+                deadline_at=asked.deadline_at,
+                received=WITHIN if calls.tracing.is_active else None,
+            )
         except ServerError as error:
             self._refused(asked, error)
             return asked

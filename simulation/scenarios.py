@@ -28,8 +28,8 @@ _OWN_GOAL: Final = "simulated failure"
 EXPECTED_ERRORS: Final = ("crashed", "Failed to insert key")
 
 
-def world_of(plan: Plan) -> World:
-    """The world that a plan describes."""
+def world_of(plan: Plan, *, trace_config: tuple[str, ...] = ()) -> World:
+    """The world that a plan describes, with its requests traced if so desired."""
     options = ServerOptions(
         model_repository=("simulated",),
         model_control_mode="explicit",
@@ -37,6 +37,7 @@ def world_of(plan: Plan) -> World:
         rate_limit="execution_count" if plan.is_limited else "off",
         rate_limit_resource=plan.declared,
         cache_config=(f"local,size={plan.cache_bytes}",) if plan.cache_bytes else (),
+        trace_config=trace_config,
     )
     return World(
         {model.name: _simulated(model) for model in plan.models},

@@ -172,3 +172,19 @@ def test_an_absent_repository_is_told_in_one_line(
 def test_a_program_without_a_server_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert perf(["-m", "m", "--service-kind", "in-process", "--model-repository", "x"]) == 99
     assert "use `troupe perf`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_trace_settings_reach_the_server(tmp_path: Path, protocol: str) -> None:
+    trace = "--trace-level TIMESTAMPS --trace-rate 2 --trace-count 5 --log-frequency 2"
+    file = tmp_path / "trace.json"
+    seen = perf_on_troupe(
+        f"-i {protocol} --request-count 30 {trace}", trace_config=(f"triton,file={file}",)
+    )
+
+    assert seen.status == 0
+    counts = {
+        path.name: sum("model_name" in item for item in json.loads(path.read_text()))
+        for path in tmp_path.iterdir()
+    }
+    assert counts == {"trace.json.0": 2, "trace.json.1": 2, "trace.json.2": 1}

@@ -13,8 +13,10 @@ import pytest
 from simulation.drawing import TICK_SECONDS, TICK_US, draw_plan
 from simulation.kinds import draw_world, kind_of
 from simulation.report import judge, summary
+from simulation.scenarios import Play, world_of
 from simulation.seeding import seeded_scheduler
 from simulation.sweep import CHUNK, run_chunk, sweep
+from tests.simulation.trace_reading import times
 
 ROOT = Path(__file__).parents[2]
 CHUNKS = 6
@@ -26,6 +28,24 @@ def test_every_promise_is_kept(first: int) -> None:
 
     assert not chunk.failures, "\n".join(text for _, text in chunk.failures)
     assert chunk.requests > 10 * CHUNK
+
+
+@pytest.mark.parametrize("seed", range(1000, 1012))
+def test_every_trace_is_complete(tmp_path: Path, seed: int) -> None:
+    """Whatever befalls a request, it is traced to its end, and the world is none the worse."""
+    with seeded_scheduler(seed) as random:
+        plan = draw_plan(random)
+    file = tmp_path / "trace.json"
+    world = world_of(plan, trace_config=(f"triton,file={file}", "level=TIMESTAMPS", "rate=1"))
+    world.run(Play(plan), seed=seed)
+
+    assert world.core.calls.tracing.under_way == 0
+    accepted = [asked for asked in world.ledger.asked.values() if asked.number]
+    found = times(file).values() if file.exists() else []
+    assert len(found) >= len(accepted)
+    for stamps in found:
+        assert {"REQUEST_START", "QUEUE_START", "REQUEST_END"} <= set(stamps)
+        assert list(stamps.values()) == sorted(stamps.values())
 
 
 def test_a_run_is_a_function_of_its_seed() -> None:
