@@ -69,6 +69,8 @@ class SpanWriter:
             await self._in_thread(export, may_abandon=True)
         except OSError as error:
             log.error("%d spans are lost: %s", len(batch), error)
+        except Exception:  # ring boundary: whatever an exporter does, serving goes on
+            log.exception("%d spans are lost", len(batch))
 
     async def finish(self) -> None:
         try:

@@ -128,6 +128,8 @@ class FileWriter:
                     write.path,
                     error.strerror,
                 )
+            except Exception:  # ring boundary: a trace that cannot be told never ends the server
+                log.exception("%d traces are lost", len(write.groups))
             for group in write.groups:
                 self._tracing.forget(group)
 

@@ -116,7 +116,8 @@ _SCHEMAS: Final[dict[str, Json]] = {
     "Statistics": _object(model_stats=_array(_ANYTHING)),
     "TraceSetting": _object(
         trace_level=_array(_TEXT), trace_rate=_TEXT, trace_count=_TEXT, log_frequency=_TEXT,
-        trace_file=_TEXT, trace_mode=_TEXT,
+        trace_file=_TEXT, trace_mode=_TEXT, url=_TEXT, resource=_TEXT, bsp_max_queue_size=_TEXT,
+        bsp_schedule_delay=_TEXT, bsp_max_export_batch_size=_TEXT,
     ),
     "TraceUpdate": _object(
         trace_level={"type": ["array", "null"], "items": _TEXT}, trace_rate=_SETTING,

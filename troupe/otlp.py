@@ -47,14 +47,15 @@ class OtlpExporter:
     def export(self, spans: Sequence[Span], offset_ns: int) -> None:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        result = self._exporter.export([self._readable(span, offset_ns) for span in spans])
+        result = self._exporter.export([self.readable(span, offset_ns) for span in spans])
         if result is not SpanExportResult.SUCCESS:
             raise OSError(f"the collector at {self._url} did not take them")
 
     def close(self) -> None:
         self._exporter.shutdown()
 
-    def _readable(self, span: Span, offset_ns: int) -> ReadableSpan:
+    def readable(self, span: Span, offset_ns: int) -> ReadableSpan:
+        """The span as the SDK has it; `offset_ns` as in `export`."""
         from opentelemetry.sdk.trace import Event, ReadableSpan
         from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
@@ -63,13 +64,13 @@ class OtlpExporter:
         if span.parent_id:
             parent = SpanContext(span.trace_id, span.parent_id, span.is_remote, flags, state)
         return ReadableSpan(
-            span.name,
+            str(_printable(span.name)),
             context=SpanContext(
                 span.trace_id, span.span_id, is_remote=False, trace_flags=flags, trace_state=state
             ),
             parent=parent,
             resource=self._resource,
-            attributes=dict(span.attributes),
+            attributes={name: _printable(value) for name, value in span.attributes.items()},
             events=[Event(name, timestamp=_ns(at, offset_ns)) for name, at in span.events],
             kind=SpanKind.SERVER,
             start_time=_ns(span.start_at, offset_ns),
@@ -88,6 +89,11 @@ def _resource(text: str) -> dict[str, str]:
         else:
             attributes[key] += f",{piece}"
     return attributes
+
+
+def _printable(value: str | int) -> str | int:
+    """A client's id may hold half a character, for which there is no UTF-8."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _ns(at: float, offset_ns: int) -> int:

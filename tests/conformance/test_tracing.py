@@ -18,10 +18,12 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from google.protobuf.json_format import MessageToDict
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from actors.options import ServerOptions
 from protocol.status import ServerError, StatusCode
+from protocol.trace_spans import Span
 from troupe import otlp
 from troupe.server import Server
 
@@ -321,3 +323,18 @@ def test_without_the_extra_the_server_says_what_to_install(
     assert caught.value.message == (
         "trace mode 'opentelemetry' needs the OpenTelemetry exporter: install troupe[otel]"
     )
+
+
+def test_half_a_character_in_an_id_does_not_keep_a_span_from_its_collector() -> None:
+    exporter = otlp.OtlpExporter({"url": "http://127.0.0.1:1/v1/traces"})
+    span = Span("m", 1, 2, 0, False, "", {"triton.request_id": "\ud800", "n": 3}, (), 0.0, 0.5)
+    told = encode_spans([exporter.readable(span, 10)])
+    (sent,) = told.resource_spans[0].scope_spans[0].spans
+    assert [
+        (one.key, one.value.string_value or one.value.int_value) for one in sent.attributes
+    ] == [
+        ("triton.request_id", "?"),
+        ("n", 3),
+    ]
+    assert (sent.start_time_unix_nano, sent.end_time_unix_nano) == (10, 500_000_010)
+    exporter.close()
