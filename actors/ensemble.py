@@ -30,6 +30,7 @@ from actors.messages import (
     Control,
     Drain,
     Fact,
+    LongestStep,
     Reply,
     RequestsRefused,
     Submit,
@@ -49,7 +50,7 @@ from actors.policy.dataflow import (
 )
 from actors.policy.dataflow_graph import Graph
 from actors.policy.queueing import Waiting
-from actors.slow_requests import SlowTeller
+from actors.slow_requests import NO_STEP, SlowTeller
 from actors.waiting import with_doors
 from protocol.inference import InferRequest, InferResponse, ParameterValue, SequenceFlag
 from protocol.status import ServerError, StatusCode, deadline_exceeded, internal
@@ -74,6 +75,7 @@ class _Caller:
     timings: Timings = field(default_factory=Timings)
     unsent: deque[Reply] = field(default_factory=deque)  # while its window is full
     explanation: dict[str, ParameterValue] | None = None  # if it asked why it waits
+    longest: LongestStep = NO_STEP  # if somebody looks
     flow: Flow | None = None
 
 
@@ -85,6 +87,7 @@ class _Step:
     call: StepCall
     serving: ServingVersion
     door: Door[Reply] | None  # of a decoupled member
+    began_at: float
     patience: trio.CancelScope | None = None  # of the task that waits for room in the member's door
 
 
@@ -266,7 +269,9 @@ class Ensemble:
                 )
             )
         if self._slow is not None:
-            self._slow.look_at(message, outcome, caller.timings, caller.began_at)
+            self._slow.look_at(
+                message, outcome, caller.timings, caller.began_at, longest=caller.longest
+            )
         self._tell_statistics()
         self._send(caller, Reply(message.number, outcome, True, caller.timings))
 
@@ -334,7 +339,9 @@ class Ensemble:
                 self._replies if door is None else door,
                 deadline_at=caller.submit.deadline_at,
             )
-            step = call.work = _Step(ticketed.submit.number, call, serving, door)
+            message = ticketed.submit
+            step = _Step(message.number, call, serving, door, message.submitted_at)
+            call.work = step
             call.batch_size = ticketed.submit.batch_size
             try:
                 submit_nowait(ticketed)
@@ -397,8 +404,12 @@ class Ensemble:
             if step.door is not None:
                 del self._streams[reply.number]
                 self._mailbox.remove(step.door)
+            caller = cast("_Caller", call.flow.work)
             if reply.timings is not None:
-                _add(cast("_Caller", call.flow.work).timings, reply.timings)
+                _add(caller.timings, reply.timings)
+            if self._slow is not None:
+                took = trio.current_time() - step.began_at
+                caller.longest = max(caller.longest, LongestStep(took, step.serving.name))
         if isinstance(reply.outcome, ServerError):
             self._act(self._policy.fail(call, reply.outcome, reply.final))
         else:

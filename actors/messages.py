@@ -310,6 +310,13 @@ Fact = (
 # --- to the console's observer -------------------------------------------------------------------
 
 
+class LongestStep(NamedTuple):
+    """The step of an ensemble's request that took longest, from its submission to its reply."""
+
+    seconds: float
+    model: str  # "" without any step
+
+
 @dataclass(frozen=True, slots=True)
 class SlowRequest:
     """A request that took long has had its answer. Instants are those of the server's clock."""
@@ -327,6 +334,7 @@ class SlowRequest:
     request_count: int
     closed_by: str  # as in Execute, or "ensemble"
     error: str  # "" for one that succeeded
+    longest: LongestStep  # of an ensemble
 
 
 # --- to Tracer -----------------------------------------------------------------------------------

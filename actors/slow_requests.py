@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from actors.channels import Door, Mailbox
-from actors.messages import Execute, SlowRequest, Submit, VersionKey
+from actors.messages import Execute, LongestStep, SlowRequest, Submit, VersionKey
 from protocol.inference import InferResponse
 from protocol.status import ServerError
 from repo.backends.base import Timings
@@ -25,6 +25,8 @@ from repo.backends.base import Timings
 SLOW_DOOR: Final = 64
 # Characters of what a client or a model wrote that a record keeps.
 MAX_TEXT: Final = 200
+# Of whatever is not an ensemble, and of an ensemble's request that began none.
+NO_STEP: Final = LongestStep(0.0, "")
 
 
 class SlowBar:
@@ -78,10 +80,11 @@ class SlowTeller:
         started_at: float,
         *,
         closed_by: str = "ensemble",
+        longest: LongestStep = NO_STEP,
     ) -> None:
         """One request, which was executed with no other one, has ended now."""
         if submit.submitted_at < trio.current_time() - self._bar.seconds:
-            self.tell(submit, outcome, timings, started_at, closed_by=closed_by)
+            self.tell(submit, outcome, timings, started_at, closed_by=closed_by, longest=longest)
 
     def look_at_refused(self, submit: Submit, error: ServerError, cause: str) -> None:
         """One request has ended now without being executed."""
@@ -98,6 +101,7 @@ class SlowTeller:
         batch_size: int = 0,
         request_count: int = 1,
         closed_by: str,
+        longest: LongestStep = NO_STEP,
     ) -> None:
         """Send a record, if there is room for it."""
         record = SlowRequest(
@@ -114,6 +118,7 @@ class SlowTeller:
             request_count=request_count,
             closed_by=closed_by,
             error=str(outcome)[:MAX_TEXT] if isinstance(outcome, ServerError) else "",
+            longest=longest,
         )
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._door.send_nowait(record)

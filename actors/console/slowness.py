@@ -104,7 +104,9 @@ def _why_it_ran(record: SlowRequest, waited: float) -> str:
     is_short = waited < _HARDLY * (waited + whole)
     opening = "It hardly waited" if is_short else f"It waited {duration(waited)} only"
     if record.closed_by == "ensemble":
-        return f"{opening}: its steps took {duration(whole)}."
+        text = f"{opening}: its steps took {duration(whole)}"
+        seconds, model = record.longest
+        return f"{text}, the longest {duration(seconds)} in '{model}'." if model else f"{text}."
     phases = {
         "in the model": record.infer_ns / 1e9,
         "on its inputs": record.input_ns / 1e9,

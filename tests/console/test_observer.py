@@ -23,6 +23,7 @@ from protocol.inference import SequenceFlag
 from protocol.status import ServerError, internal
 from simulation.world import SimulatedModel, World, zeros
 from tests.actors.grpc_rig import model
+from tests.simulation.ensemble_worlds import CHAIN, member
 
 OPTIONS = ServerOptions(
     model_repository=("simulated",),
@@ -186,6 +187,21 @@ def test_a_sequence_that_timed_out_in_the_backlog_is_a_slow_one() -> None:
         )
 
     observing(scenario, {"m": model(config)})
+
+
+def test_a_slow_ensemble_names_its_longest_step() -> None:
+    async def scenario(world: World, watcher: Watcher) -> None:
+        await world.ask(zeros("e", (1, 1)))
+        await watcher.join()
+        told = await watcher.next()
+        (row,) = [row for row in told["slow"] if row["model"] == "e"]
+        assert row["total_us"] == 625_000
+        assert row["why"] == (
+            "It hardly waited: its steps took 625.0 ms, the longest 500.0 ms in 'b'."
+        )
+        assert {row["model"] for row in told["slow"]} == {"a", "b", "e"}
+
+    observing(scenario, {"a": member(0.125), "b": member(0.5), "e": SimulatedModel(CHAIN)})
 
 
 def test_only_the_slowest_are_told_of_and_failures_too() -> None:

@@ -11,7 +11,8 @@ from actors.console.slowness import (
     duration,
     why,
 )
-from actors.messages import SlowRequest
+from actors.messages import LongestStep, SlowRequest
+from actors.slow_requests import NO_STEP
 
 
 def record(
@@ -23,10 +24,11 @@ def record(
     closed_by: str = "single",
     infer: float = 0.0,
     together: int = 1,
+    longest: LongestStep = NO_STEP,
 ) -> SlowRequest:
     return SlowRequest(
         (model, 1), "id", at, at + queue, at + queue + run, 0, int(infer * 1e9), 0, "m_0", 4,
-        together, closed_by, "",
+        together, closed_by, "", longest,
     )  # fmt: skip
 
 
@@ -84,6 +86,10 @@ def test_what_is_old_makes_room() -> None:
         (
             record(queue=0.5, run=0.25, closed_by="ensemble"), 0.0,
             "It waited 500.0 ms until the ensemble began its first step.",
+        ),
+        (
+            record(run=0.25, closed_by="ensemble", longest=LongestStep(0.2, "digits")), 0.0,
+            "It hardly waited: its steps took 250.0 ms, the longest 200.0 ms in 'digits'.",
         ),
         (
             record(run=0.25, closed_by="ensemble"), 0.0,
