@@ -84,10 +84,11 @@ class GrpcConnection:
         self._infers = UnaryInfers(
             self._http2, self._mailbox, calls=calls, regions=regions, settings=settings
         )
-        # The three below by HTTP/2 stream, at most as many as a client may open.
+        # The four below by HTTP/2 stream, at most as many as a client may open.
         self._tasks: dict[int, trio.CancelScope] = {}
         self._streams: dict[int, StreamCall] = {}
         self._stopped: dict[int, None] = {}  # streaming calls to be rung when there is room
+        self._strangers: set[int] = set()  # requests that are not gRPC, and not whole yet
         self._waited_from = trio.current_time()  # since when for what comes next, for traces
         self._draining = False
         self._is_met = False  # whether TLS has been agreed on, if there is any
@@ -176,16 +177,27 @@ class GrpcConnection:
                 case CallHalfClosed(stream_id):
                     if stream_id in self._streams:
                         self._streams[stream_id].half_close()
+                    elif stream_id in self._strangers:
+                        self._turn_away(stream_id)
                 case CallReset(stream_id):
                     self._abandon(stream_id)
-                case HttpRequest(stream_id):
-                    self._http2.send_http_response(
-                        stream_id, 415, (("content-type", "text/plain"),), b"this port speaks gRPC"
-                    )
+                case HttpRequest(stream_id, _, end_stream):
+                    self._strangers.add(stream_id)
+                    if end_stream:
+                        self._turn_away(stream_id)
                 case ConnectionClosed():
                     self._infers.abandon_all()
                 case GoAwayReceived() | PingAcked():
                     continue
+
+    def _turn_away(self, stream_id: int) -> None:
+        """Answer a request that is not gRPC, now that it is whole: many a client would not read
+        an answer that comes before, and take the reset behind it for the answer.
+        """
+        self._strangers.discard(stream_id)
+        self._http2.send_http_response(
+            stream_id, 415, (("content-type", "text/plain"),), b"this port speaks gRPC"
+        )
 
     def _begin(self, event: UnaryCall) -> None:
         stream_id, head, compressed, message = event
@@ -379,6 +391,7 @@ class GrpcConnection:
     def _abandon(self, stream_id: int) -> None:
         """The client has given this call up."""
         self._infers.abandon(stream_id)
+        self._strangers.discard(stream_id)
         self._streams.pop(stream_id, None)
         self._stopped.pop(stream_id, None)
         scope = self._tasks.pop(stream_id, None)

@@ -255,12 +255,12 @@ class Client:
         await self.flush()
         return call
 
-    async def get(self, path: str) -> Call:
-        """A request that is not gRPC."""
+    async def get(self, path: str, *headers: tuple[str, str], end: bool = True) -> Call:
+        """A request that is not gRPC; without `end` its body is to come."""
         stream_id = self.h2.get_next_available_stream_id()
         call = self.calls[stream_id] = Call(self, stream_id)
         fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "x")]
-        self.h2.send_headers(stream_id, fields, end_stream=True)
+        self.h2.send_headers(stream_id, [*fields, *headers], end_stream=end)
         await self.flush()
         return call
 

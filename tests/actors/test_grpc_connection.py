@@ -479,6 +479,28 @@ def test_a_request_that_is_not_grpc_is_told_so() -> None:
     run(worlds(), scenario)
 
 
+def test_a_request_that_is_not_grpc_is_answered_when_it_is_whole() -> None:
+    async def scenario(world: GrpcWorld) -> None:
+        async with world.connect() as client:
+            fields = (("content-type", "application/json"),)
+            call = await client.get("/v2/models/m/infer", *fields, end=False)
+            client.h2.send_data(call.stream_id, b"{}" * 500)
+            await client.flush()
+            await settle()
+            assert not call.headers
+            client.h2.end_stream(call.stream_id)
+            await client.flush()
+            await client.until(lambda: call.is_over)
+            assert call.headers[":status"] == "415"
+
+            cancelled = await client.get("/v2/models/m/infer", *fields, end=False)
+            await cancelled.reset()
+            await settle()
+            assert (await (await client.unary(infer("m", "a"))).answer()).id == "a"
+
+    run(worlds(), scenario)
+
+
 # --- streaming services --------------------------------------------------------------------------
 
 

@@ -271,3 +271,41 @@ def test_a_body_that_is_not_there_is_not_waited_for(rest: Rest) -> None:
     response = rest.ask("GET", "/v2", b"x" * 1000)
     assert (response.status, json.loads(response.body)["name"]) == (200, "x")
     assert rest.post("/v2/repository/index").status == 200
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+def test_e15_an_output_that_json_cannot_spell(datatype: str, rest: Rest) -> None:
+    given = tensor("INPUT0", datatype, [1, 2], binary_data_size=4)
+    response = rest.infer(f"ident_{datatype}", {"inputs": [given]}, bytes(4))
+    text = f"sending {datatype} data via JSON is not supported. "
+    text += "Please use the binary data format for output"
+    assert (response.status, response.error) == (400, text)
+
+
+def test_e45_an_output_that_is_larger_than_its_region(rest: Rest, memory: SharedMemory) -> None:
+    register = "/v2/systemsharedmemory/region/small"
+    body = {"key": memory.name, "byte_size": 64}
+    assert rest.post(f"{register}/register", body).status == 200
+    place = {"shared_memory_region": "small", "shared_memory_byte_size": 60}
+    response = rest.post(
+        SIMPLE, {"inputs": pair(), "outputs": [{"name": "OUTPUT0", "parameters": place}]}
+    )
+    text = "shared memory size specified with the request for output 'OUTPUT0' (60 bytes) "
+    text += "should be at least 64 bytes to hold the results"
+    assert (response.status, response.error) == (500, text)
+    assert rest.post(f"{register}/unregister").status == 200
+
+
+def test_a_compressed_body_that_is_empty(rest: Rest) -> None:
+    response = rest.post(SIMPLE, b"", {"Content-Encoding": "gzip"})
+    assert (response.status, response.error) == (400, "nothing to be decompressed")
+
+
+def test_generate_takes_no_more_than_its_limit(rest: Rest) -> None:
+    count = MAX_INPUT // 8 + 1
+    response = rest.post("/v2/models/ident_FP64/generate", {"INPUT0": [0] * count})
+    size = f"of size {8 * count} bytes"
+    text = f"request size of {8 * count} bytes with input 'INPUT0' {size} exceeds the maximum "
+    assert (response.status, response.error) == (
+        400, f"{text}allowed input size of {MAX_INPUT}. {HINT}",
+    )  # fmt: skip
