@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from multiprocessing import shared_memory
@@ -481,6 +482,37 @@ def test_case_31_regions(rest: Rest, memory: shared_memory.SharedMemory) -> None
     ))  # fmt: skip
     assert rest.post(f"{root}/region/r31/unregister").status == 200
     assert rest.get(f"{root}/status").json() == []
+
+
+def test_case_32_a_region_in_use_goes_with_its_last_request(
+    rest: Rest, memory: shared_memory.SharedMemory, http_server: Any, http_notes: Path
+) -> None:
+    root = "/v2/systemsharedmemory"
+    body = {"key": memory.name, "byte_size": 4096}
+    assert rest.post(f"{root}/region/r32/register", body).status == 200
+    place = {"shared_memory_region": "r32", "shared_memory_byte_size": 4}
+    given = tensor("IN", "FP32", [1], [0.5])
+    asked = {"id": "r32", "inputs": [given], "outputs": [tensor("OUT", "", [], **place)]}
+    statuses: list[int] = []
+
+    def ask() -> None:
+        client = Rest(http_server.http)
+        statuses.append(client.infer("patient", asked).status)
+        client.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for((http_notes / "began r32").exists)
+    assert rest.post(f"{root}/region/r32/unregister").status == 200
+    assert [region["name"] for region in rest.get(f"{root}/status").json()] == ["r32"]
+    asking.join()
+    assert statuses == [200]
+    assert struct.unpack_from("<f", memory.buf) == (0.5,)
+    wait_for(lambda: rest.get(f"{root}/status").json() == [])
+    response = rest.infer("patient", asked)
+    assert (response.status, response.error) == (
+        404, "Unable to find shared memory region: 'r32'",
+    )  # fmt: skip
 
 
 def test_case_31_regions_are_off_by_default(sample_server: Any) -> None:

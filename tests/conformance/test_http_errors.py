@@ -282,20 +282,6 @@ def test_e15_an_output_that_json_cannot_spell(datatype: str, rest: Rest) -> None
     assert (response.status, response.error) == (400, text)
 
 
-def test_e45_an_output_that_is_larger_than_its_region(rest: Rest, memory: SharedMemory) -> None:
-    register = "/v2/systemsharedmemory/region/small"
-    body = {"key": memory.name, "byte_size": 64}
-    assert rest.post(f"{register}/register", body).status == 200
-    place = {"shared_memory_region": "small", "shared_memory_byte_size": 60}
-    response = rest.post(
-        SIMPLE, {"inputs": pair(), "outputs": [{"name": "OUTPUT0", "parameters": place}]}
-    )
-    text = "shared memory size specified with the request for output 'OUTPUT0' (60 bytes) "
-    text += "should be at least 64 bytes to hold the results"
-    assert (response.status, response.error) == (500, text)
-    assert rest.post(f"{register}/unregister").status == 200
-
-
 def test_a_compressed_body_that_is_empty(rest: Rest) -> None:
     response = rest.post(SIMPLE, b"", {"Content-Encoding": "gzip"})
     assert (response.status, response.error) == (400, "nothing to be decompressed")
