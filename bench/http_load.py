@@ -1,4 +1,4 @@
-"""An HTTP load generator that costs little: one binary infer request at a time per connection."""
+"""An HTTP load generator that costs little: one infer request at a time per connection."""
 
 from __future__ import annotations
 
@@ -10,28 +10,23 @@ import time
 import numpy as np
 
 
-def request_bytes(address: str, elements: int) -> bytes:
-    """The whole request: one FP32 tensor [1, elements] in binary, outputs in binary."""
-    tensor = np.ones(elements, np.float32).tobytes()
-    header = json.dumps(
-        {
-            "inputs": [
-                {
-                    "name": "INPUT0",
-                    "datatype": "FP32",
-                    "shape": [1, elements],
-                    "parameters": {"binary_data_size": len(tensor)},
-                }
-            ],
-            "parameters": {"binary_data_output": True},
-        }
-    ).encode()
-    head = (
-        f"POST /v2/models/noop/infer HTTP/1.1\r\nHost: {address}\r\n"
-        f"Inference-Header-Content-Length: {len(header)}\r\n"
-        f"Content-Length: {len(header) + len(tensor)}\r\n\r\n"
-    )
-    return head.encode() + header + tensor
+def request_bytes(address: str, elements: int, *, kind: str = "binary") -> bytes:
+    """The whole request: one FP32 tensor [1, elements], in and out in binary or in "json"."""
+    numbers = np.arange(elements, dtype=np.float32) / 8
+    tensor: dict[str, object] = {"name": "INPUT0", "datatype": "FP32", "shape": [1, elements]}
+    root: dict[str, object] = {"inputs": [tensor]}
+    raw, lines = b"", [f"POST /v2/models/noop/infer HTTP/1.1\r\nHost: {address}"]
+    if kind == "json":
+        tensor["data"] = numbers.tolist()
+    else:
+        raw = numbers.tobytes()
+        tensor["parameters"] = {"binary_data_size": len(raw)}
+        root["parameters"] = {"binary_data_output": True}
+    text = json.dumps(root).encode()
+    if raw:
+        lines.append(f"Inference-Header-Content-Length: {len(text)}")
+    lines.append(f"Content-Length: {len(text) + len(raw)}\r\n\r\n")
+    return "\r\n".join(lines).encode() + text + raw
 
 
 class Connection:
@@ -42,7 +37,8 @@ class Connection:
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._request = request
-        self._response = b""
+        self._response = bytearray()
+        self._whole = 0  # bytes of the response under way; 0 while its head is not here
         self.answered = 0
         self.failed = 0
 
@@ -51,28 +47,33 @@ class Connection:
 
     def receive(self) -> bool:
         """Take what has come; True once the response is whole."""
-        data = self.socket.recv(1 << 18)
+        data = self.socket.recv(1 << 20)
         if not data:
             raise ConnectionError("the server closed the connection")
-        self._response += data
-        end = self._response.find(b"\r\n\r\n")
-        if end < 0:
+        response = self._response
+        response += data
+        if not self._whole:
+            end = response.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            head = bytes(response[:end]).lower()
+            at = head.index(b"\r\ncontent-length:") + 17
+            stop = head.find(b"\r\n", at)
+            self._whole = end + 4 + int(head[at : stop if stop >= 0 else end])
+        if len(response) < self._whole:
             return False
-        head = self._response[:end].lower()
-        at = head.index(b"content-length:", head.index(b"\r\ncontent-length:")) + 15
-        stop = head.find(b"\r\n", at)
-        length = int(head[at : stop if stop >= 0 else len(head)])
-        if len(self._response) < end + 4 + length:
-            return False
-        self.failed += not self._response.startswith(b"HTTP/1.1 200")
+        self.failed += not response.startswith(b"HTTP/1.1 200")
         self.answered += 1
-        self._response = b""
+        response.clear()
+        self._whole = 0
         return True
 
 
-def drive(address: str, *, elements: int, connections: int, seconds: float) -> dict[str, float]:
+def drive(
+    address: str, *, elements: int, connections: int, seconds: float, kind: str = "binary"
+) -> dict[str, float]:
     """Answers per second over `seconds`, after a tenth of that as warm-up; mean latency in µs."""
-    request = request_bytes(address, elements)
+    request = request_bytes(address, elements, kind=kind)
     selector = selectors.DefaultSelector()
     peers = [Connection(address, request) for _ in range(connections)]
     for peer in peers:

@@ -129,6 +129,7 @@ class Row:
     elements: int = 16
     fresh_headers: bool = False
     http: bool = False
+    kind: str = "binary"  # of the tensors over HTTP; or "json"
 
     def drive(self, server: Server) -> dict[str, float]:
         if self.http:
@@ -137,6 +138,7 @@ class Row:
                 elements=self.elements,
                 connections=self.connections,
                 seconds=SECONDS,
+                kind=self.kind,
             )
         return wire_load.drive(
             server.grpc,
@@ -158,6 +160,7 @@ ROWS = (
     Row("gRPC, 600 kB tensors, 4 in flight", GRPC, 1, 4, elements=150_000),
     Row("HTTP, binary, 64 connections", HTTP, 64, 1, http=True),
     Row("HTTP, binary, one connection", HTTP, 1, 1, http=True),
+    Row("HTTP, JSON, 64 connections", HTTP, 64, 1, http=True, kind="json"),
     Row("HTTP, 600 kB tensors, 4 connections", HTTP, 4, 1, elements=150_000, http=True),
 )
 

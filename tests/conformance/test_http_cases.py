@@ -507,6 +507,7 @@ def test_case_32_a_region_in_use_goes_with_its_last_request(
     assert [region["name"] for region in rest.get(f"{root}/status").json()] == ["r32"]
     asking.join()
     assert statuses == [200]
+    assert memory.buf is not None
     assert struct.unpack_from("<f", memory.buf) == (0.5,)
     wait_for(lambda: rest.get(f"{root}/status").json() == [])
     response = rest.infer("patient", asked)
