@@ -412,4 +412,5 @@ class Instance:
         if self._slow is not None:
             self._slow.look(batch, outcomes, timings, started_at, self.name)
         # Owed, because it can wait for room no better than whoever is served in turns.
-        self._statistics.send_owed(executed)
+        with contextlib.suppress(trio.BrokenResourceError):  # the server is being cut off
+            self._statistics.send_owed(executed)

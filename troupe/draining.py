@@ -15,6 +15,8 @@ import trio
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 1.0
+# What is idle closes at once, and needs no mention.
+IDLE_SECONDS: Final = 0.125
 
 
 class Draining(Protocol):
@@ -24,10 +26,14 @@ class Draining(Protocol):
     def connection_count(self) -> int: ...
 
 
-async def report_connections(ports: Sequence[tuple[str, Draining]], deadline_at: float) -> None:
-    """Say how many connections each port waits for, until none does. `ports` have their words."""
+async def report_connections(ports: Sequence[tuple[str, Draining]], life: trio.CancelScope) -> None:
+    """Say how many connections each port waits for, until none does. `ports` have their words.
+
+    The deadline of `life` is that of the stop.
+    """
+    await trio.sleep(IDLE_SECONDS)
     while True:
-        left = max(0, math.ceil(deadline_at - trio.current_time()))
+        left = max(0, math.ceil(life.deadline - trio.current_time()))
         busy = [(words, port.connection_count) for words, port in ports if port.connection_count]
         for words, count in busy:
             log.info("Timeout %s: Found %s %s", left, count, words)

@@ -101,6 +101,7 @@ class Server:
         with trio.CancelScope() as life:
             # From the outside in: metrics outlive the models, and those outlive the frontends.
             async with trio.open_nursery() as observers:
+                observers.start_soon(self._await_stop, life)
                 await observers.start(self._zygote.run)
                 async with trio.open_nursery() as models:
                     try:
@@ -108,20 +109,25 @@ class Server:
                     finally:  # whoever looks for the reason of a failure finds it there
                         self._show_tables()
                     async with trio.open_nursery() as frontends:
-                        await self._open_ports(frontends, observers)
+                        if not self._stopping.is_set():
+                            await self._open_ports(frontends, observers)
                         task_status.started()
                         await self._stopping.wait()
-                        self.core.control_plane.stop()  # probes first, so that traffic turns away
-                        life.deadline = trio.current_time() + self.options.exit_timeout_secs
                         for _, frontend in self._frontends:
                             frontend.drain()
-                        frontends.start_soon(report_connections, self._frontends, life.deadline)
+                        observers.start_soon(report_connections, self._frontends, life)
                     log.info("Waiting for in-flight requests to complete.")
                     self.core.repository.stop_accepting()
                     self.core.repository.drain()
                 observers.cancel_scope.cancel()
         if life.cancelled_caught:
             raise ExitTimeout("Internal - Exit timeout expired. Exiting immediately.")
+
+    async def _await_stop(self, life: trio.CancelScope) -> None:
+        """From the wish to stop on the clock runs, whatever is going on: loading models, say."""
+        await self._stopping.wait()
+        self.core.control_plane.stop()  # probes first, so that traffic turns away
+        life.deadline = trio.current_time() + self.options.exit_timeout_secs
 
     def _show_tables(self) -> None:
         index = self.core.index.value

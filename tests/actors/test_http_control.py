@@ -451,6 +451,21 @@ def test_a_region_is_let_go_whatever_happens(
     world.run_bounded(scenario)
 
 
+# --- the end -------------------------------------------------------------------------------------
+
+
+def test_probes_turn_traffic_away_before_anything_ends() -> None:
+    async def scenario(world: HttpWorld) -> None:
+        async with world.connect() as client:
+            world.core.control_plane.stop()
+            for path in ("/v2/health/live", "/v2/health/ready"):
+                response = await client.get(path)
+                assert (response.status, response.json()) == (503, {"error": "Server exiting"})
+            assert (await client.get("/v2/models/m")).status == 200  # what still works, works
+
+    run(scenario, options=EXPLICIT)
+
+
 # --- restriction ---------------------------------------------------------------------------------
 
 ROUTES = {

@@ -189,6 +189,33 @@ def test_the_first_signal_stops_in_order_and_a_second_changes_nothing(busy: Any)
     assert "Traceback" not in text
 
 
+SLOW_TO_LOAD = """
+import pathlib, time
+class TritonPythonModel:
+    def initialize(self, args):
+        pathlib.Path({note!r}).touch()
+        time.sleep(30)
+"""
+
+
+def test_a_stop_does_not_wait_for_models_that_load(tmp_path: Path) -> None:
+    note = tmp_path / "loading"
+    code = SLOW_TO_LOAD.format(note=str(note))
+    grpc_models.write_model(tmp_path / "models", "slow", grpc_models.TENSORS, code)
+    arguments = [f"--model-repository={tmp_path / 'models'}", "--exit-timeout-secs=1", *FREE]
+    with subprocess.Popen(
+        [sys.executable, "-m", "troupe", "serve", *arguments],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        wait_for(note.exists)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert "Exit timeout expired. Exiting immediately." in err
+    assert "Traceback" not in err
+
+
 def test_a_server_that_has_no_time_ends_at_once(
     repository: Path, start_server: StartServer
 ) -> None:
