@@ -6,7 +6,8 @@ that. Nothing here stands on the way of a request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ from actors.wiring import Core
 if TYPE_CHECKING:
     from actors.console.wiring import Console
 
+log = logging.getLogger(__name__)
+
 # Triton looks at the hardware twice per --metrics-interval-ms.
 LOOKS_PER_INTERVAL: Final = 2
 
@@ -34,13 +37,20 @@ class Observation:
     console: Console | None  # None: there is no admin port
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look until cancelled."""
+        """Look until cancelled. Whoever looks may fail; the server goes on without."""
         async with trio.open_nursery() as nursery:
             if self.gpus is not None:
-                await nursery.start(self.gpus.run)
+                nursery.start_soon(_in_a_ring, "GPU metrics", self.gpus.run)
             if self.console is not None:
-                await nursery.start(self.console.observer.run)
+                nursery.start_soon(_in_a_ring, "the console", self.console.observer.run)
             task_status.started()
+
+
+async def _in_a_ring(what: str, run: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await run()
+    except Exception:  # ring boundary: a look at the server never ends it
+        log.exception("%s ended by an error", what)
 
 
 def wire_observation(

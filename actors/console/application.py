@@ -24,6 +24,8 @@ from protocol.json_text import dumps
 WATCHER_WINDOW: Final = 4
 # A watcher that has not taken an event after this long has gone without saying so.
 STALLED_SECONDS: Final = 30.0
+# The observer says something every second. After this long it has ended, and so does the stream.
+SILENCE_SECONDS: Final = 30.0
 # How long a page waits for the observer, which answers within one turn.
 OBSERVER_PATIENCE_SECONDS: Final = 5.0
 
@@ -114,7 +116,7 @@ class ConsoleApplication:
             try:
                 await self._answer(scope, receive, send)
             except (trio.BrokenResourceError, trio.TooSlowError):
-                await _refuse(send, 503, "the server is stopping")
+                await _refuse(send, 503, "nobody looks at the server any more")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, is_head = scope["path"], scope["method"] == "HEAD"
@@ -176,9 +178,12 @@ class ConsoleApplication:
 
 
 async def _pass_on(mailbox: Mailbox, door: Door[ConsoleEvent], send: Send) -> None:
-    """Events, each as one of the browser's, until it takes none any more."""
+    """Events, each as one of the browser's, until it takes none any more, or there are none."""
     while True:
-        await mailbox.wait()
+        with trio.move_on_after(SILENCE_SECONDS) as silence:
+            await mailbox.wait()
+        if silence.cancelled_caught:
+            return
         for event in door.drain():
             # JSON has no line breaks of its own, so an event's data is one line.
             body = b"event: %s\ndata: %s\n\n" % (event.kind.encode(), _encoded(event.text))

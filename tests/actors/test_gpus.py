@@ -11,9 +11,10 @@ from typing import cast
 import pytest
 import trio
 
-from actors.admin_wiring import wire_observation
+from actors.admin_wiring import Observation, wire_observation
 from actors.gpu_monitor import GpuMonitor
 from actors.gpus import CPU_ONLY, Gpus, open_gpus
+from actors.metrics import Metrics
 from actors.options import ServerOptions
 from protocol.metrics_text import render
 from simulation.world import World
@@ -99,3 +100,15 @@ def test_flags_say_whether_anybody_looks(metrics: bool, gpus: bool, wired: bool)
         assert (observation.gpus is not None) is wired
 
     World({"m": model()}, options=chosen).run(scenario)
+
+
+async def test_a_driver_that_breaks_does_not_break_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def breaks() -> Gpus:
+        raise OSError("libnvidia-ml.so: wrong ELF class")
+
+    monitor = GpuMonitor(period_seconds=1.0, open_gpus=breaks)
+    await Observation(cast("Metrics", None), monitor, None).run()
+    assert "GPU metrics ended by an error" in caplog.text
+    assert "wrong ELF class" in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,14 @@ import trio
 
 from actors.admin_frontend import Pages
 from actors.admin_wiring import wire_observation
-from actors.console.application import STALLED_SECONDS, AllowedHosts, ConsoleApplication
+from actors.console.application import (
+    SILENCE_SECONDS,
+    STALLED_SECONDS,
+    AllowedHosts,
+    ConsoleApplication,
+)
 from actors.console.observer import MAX_WATCHERS
+from actors.model_index import ModelIndex
 from simulation.world import World
 from tests.actors.grpc_rig import model
 from tests.console.asgi_rig import Exchange, get
@@ -21,7 +27,7 @@ from tests.console.test_observer import OPTIONS
 Scenario = Callable[[World, ConsoleApplication], Awaitable[None]]
 
 
-def serving(scenario: Scenario, **options: Any) -> None:
+def serving(scenario: Scenario, *, expected_errors: Sequence[str] = (), **options: Any) -> None:
     chosen = replace(OPTIONS, **options)
 
     async def run(world: World) -> None:
@@ -32,7 +38,7 @@ def serving(scenario: Scenario, **options: Any) -> None:
             await scenario(world, observation.console.application)
             nursery.cancel_scope.cancel()
 
-    World({"m": model(seconds=0.25)}, options=chosen).run(run)
+    World({"m": model(seconds=0.25)}, options=chosen, expected_errors=expected_errors).run(run)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +202,31 @@ def test_a_watcher_that_takes_nothing_loses_its_place() -> None:
     serving(scenario)
 
 
-def test_once_the_observer_has_left_the_server_is_stopping() -> None:
+def test_once_the_observer_has_left_nobody_answers_for_it() -> None:
     async def scenario(_: World, application: ConsoleApplication) -> None:
         application._observer._mailbox.close()
         answer = await get(application, "/api/snapshot")
         assert answer.status == 503
-        assert answer.json() == {"error": "the server is stopping"}
+        assert answer.json() == {"error": "nobody looks at the server any more"}
 
     serving(scenario)
+
+
+def test_a_stream_ends_when_nothing_comes_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(world: World, application: ConsoleApplication) -> None:
+        watching = Exchange(application, "/api/events")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watching.run)
+            await watching.event()
+            began_at = trio.current_time()
+            world.core.index.value = None  # type: ignore[assignment]  # makes the observer fail
+            await trio.sleep(1.5)
+            world.core.index.value = ModelIndex()
+        assert trio.current_time() - began_at == SILENCE_SECONDS
+        assert (await get(application, "/api/snapshot")).status == 503
+        assert "the console ended by an error" in caplog.text
+
+    serving(scenario, expected_errors=["the console ended by an error"])
 
 
 def test_the_life_of_the_application_is_answered() -> None:

@@ -4,6 +4,7 @@
 import { bars, lines, stacks } from "/charts.js";
 
 const SPAN = 120; // seconds that the charts are wide, and points that are kept
+const RETRY_MS = 3000;
 const PHASES = [["queue", "queue_us"], ["input", "compute_input_us"], ["infer", "compute_infer_us"], ["output", "compute_output_us"], ["rest", "rest_us"]];
 
 const models = new Map(); // "name/version" → its last row, with `points`
@@ -47,7 +48,11 @@ function connect() {
   source = new EventSource("/api/events");
   source.addEventListener("snapshot", (event) => take(JSON.parse(event.data), true));
   source.addEventListener("tick", (event) => take(JSON.parse(event.data), false));
-  source.addEventListener("error", () => say("connection lost, trying again…", true));
+  source.addEventListener("error", () => {
+    say("connection lost, trying again…", true);
+    // The browser tries again by itself, unless it was told something else than events.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
+  });
 }
 
 function say(text, isLost) {
