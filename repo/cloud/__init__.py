@@ -1,0 +1,1 @@
+"""Model repositories in object storage: where they are, who may read them, and local copies."""
