@@ -26,7 +26,7 @@ from repo.overrides import LoadOverrides, override_directory, parse_overrides
 from repo.pbtxt import read_config
 from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
 from repo.scan import ModelEntry, ModelIdentity, Sighting, read_entry
-from repo.storage import Checkout, LocalStorage, Storage, tree_bytes
+from repo.storage import Checkout, Downloads, LocalStorage, Storage, tree_bytes
 
 CompletePython = Callable[[InstanceContext], Awaitable[str | None]]
 """Asks a model.py for its configuration, as JSON; None when it has nothing to say."""
@@ -42,7 +42,11 @@ class DiskSource:
         self._options = options
         self._devices = devices
         self._complete_python = complete_python
-        self._catalogue = Catalogue(options.model_repository, namespacing=options.model_namespacing)
+        self._catalogue = Catalogue(
+            options.model_repository,
+            Downloads(options.download_cache_directory, options.download_cache_byte_size),
+            namespacing=options.model_namespacing,
+        )
 
     async def look(self, names: Collection[str] | None = None) -> Mapping[str, Sighting]:
         try:
@@ -69,7 +73,10 @@ class DiskSource:
         if entry is None:
             seen = self._catalogue.look([identity.name]).get(str(identity))
             raise not_found(DUPLICATE if seen is not None else "")
-        checkout = entry.storage.checkout(entry.directory)
+        try:
+            checkout = entry.storage.checkout(entry.directory)
+        except OSError as error:
+            raise internal(f"failed to copy model '{entry.name}': {error}") from error
         description = self._prepare(entry, checkout, overrides.config)
         return replace(
             description,

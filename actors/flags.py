@@ -86,6 +86,15 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "none, poll or explicit",
         one_of("model-control-mode", "none", "poll", "explicit"),
     ),
+    Flag(
+        "download-cache-directory",
+        "keeps what was downloaded from s3://, gs:// and as:// repositories between runs",
+    ),
+    Flag(
+        "download-cache-byte-size",
+        "bytes of downloads that are kept",
+        positive("download-cache-byte-size"),
+    ),
     Flag("repository-poll-secs", "seconds between polls", integer),
     Flag("load-model", "model to load at start, in explicit mode", repeated=True),
     Flag(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from repo.storage import DEFAULT_DOWNLOAD_BYTES
+
 Value = bool | int | float | str | tuple[str, ...]
 
 # No port at all; 0 asks the system for a free one.
@@ -29,6 +31,8 @@ class ServerOptions:
     model_load_thread_count: int = 4
     model_load_retry_count: int = 0
     model_namespacing: bool = False
+    download_cache_directory: str = ""  # "": a temporary one
+    download_cache_byte_size: int = DEFAULT_DOWNLOAD_BYTES
     allow_http: bool = True
     http_address: str = "0.0.0.0"  # noqa: S104  # Triton's default; the operator narrows it
     http_port: int = 8000

@@ -11,17 +11,20 @@ from pathlib import Path
 
 from protocol.status import ServerError, already_exists, invalid_arg
 from repo.scan import ModelEntry, ModelIdentity, Repository, RepositoryListing, Sighting, scan
-from repo.storage import open_storage
+from repo.storage import Downloads, open_storage
 
 
 class Catalogue:
     """A model is looked for in every repository."""
 
-    def __init__(self, locations: Sequence[str], *, namespacing: bool = False) -> None:
+    def __init__(
+        self, locations: Sequence[str], downloads: Downloads, *, namespacing: bool = False
+    ) -> None:
         """Raises ServerError for a location that is no repository."""
         self.namespacing = namespacing
+        self._downloads = downloads
         self._repositories: tuple[Repository, ...] = tuple(
-            Repository(open_storage(location)) for location in dict.fromkeys(locations)
+            Repository(open_storage(location, downloads)) for location in dict.fromkeys(locations)
         )
 
     def look(self, names: Collection[str] | None = None) -> dict[str, Sighting]:
@@ -47,7 +50,7 @@ class Catalogue:
         if any(one.storage.location == location for one in self._repositories):
             raise already_exists(f"model repository '{location}' has already been registered")
         try:
-            storage = open_storage(location)
+            storage = open_storage(location, self._downloads)
         except ServerError:
             if not Path(location).is_dir():
                 text = f"failed to register '{location}', repository not found"

@@ -9,16 +9,24 @@ what it reads: model names, versions and configurations are the business of `sca
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from protocol.status import internal, invalid_arg
+from protocol.status import invalid_arg
+
+if TYPE_CHECKING:  # a server of local repositories never loads it
+    from repo.cloud.download_cache import DownloadCache
 
 # Triton reads the same three schemes; everything else is a path.
 CLOUD_SCHEMES: Final = ("gs://", "s3://", "as://")
+# Room for a few large models; what is in use is copied out, so that less is never wrong.
+DEFAULT_DOWNLOAD_BYTES: Final = 20 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +130,38 @@ class LocalStorage:
         return Checkout(self._root / path)
 
 
-def open_storage(location: str) -> Storage:
+class Downloads:
+    """Where what comes out of object storage is kept, for all repositories of a server.
+
+    Without a directory of its own it is a temporary one, and gone with the server.
+    """
+
+    def __init__(self, directory: str = "", limit_bytes: int = DEFAULT_DOWNLOAD_BYTES) -> None:
+        self._directory = directory
+        self._limit_bytes = limit_bytes
+
+    @cached_property
+    def cache(self) -> DownloadCache:
+        """Made when the first repository in object storage is opened."""
+        from repo.cloud.download_cache import DownloadCache
+
+        if self._directory:
+            return DownloadCache(Path(self._directory), self._limit_bytes)
+        directory = tempfile.mkdtemp(prefix="troupe-downloads-")
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        return DownloadCache(Path(directory), self._limit_bytes)
+
+
+def open_storage(location: str, downloads: Downloads) -> Storage:
     """The storage at `location`.
 
-    Raises ServerError: INVALID_ARG for what is no directory, INTERNAL for a cloud scheme.
+    Raises ServerError: INVALID_ARG for what is no directory and for a malformed location, INTERNAL
+    for a cloud scheme whose package is not installed.
     """
-    for scheme in CLOUD_SCHEMES:
-        if location.startswith(scheme):
-            raise internal(
-                f"{scheme} file-system not supported. Copy the repository to a local directory."
-            )
+    if location.startswith(CLOUD_SCHEMES):
+        from repo.cloud.storage import CloudStorage
+
+        return CloudStorage(location, downloads.cache)
     if not Path(location).is_dir():
         raise invalid_arg("repository path is not a valid directory")
     return LocalStorage(location)

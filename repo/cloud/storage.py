@@ -43,6 +43,8 @@ _COPIES: Final = {
 
 def open_file_system(protocol: str, given: Arguments) -> FileSystem:
     """The file system of a service. Raises ImportError where its package is missing."""
+    # Zonal buckets, whose gRPC calls no emulator answers, cost a minute before each first look.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
 
     return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **given)

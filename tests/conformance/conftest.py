@@ -22,10 +22,11 @@ STOP_SECONDS = 40
 class ServerProcess:
     """`troupe serve` on free loopback ports, ended by its own process id."""
 
-    def __init__(self, repository: Path, *arguments: str) -> None:
+    def __init__(self, repository: Path | str, *arguments: str) -> None:
         self.lines: list[str] = []
         self._ports: dict[str, int] = {}
         self._started = threading.Event()
+        self._said = threading.Condition()
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -47,7 +48,7 @@ class ServerProcess:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._started.wait(START_SECONDS) or self.process.poll() is not None:
+        if not self._started.wait(START_SECONDS) or "Metrics Service" not in self._ports:
             self.stop()
             raise AssertionError("the server did not start:\n" + "".join(self.lines))
 
@@ -70,13 +71,23 @@ class ServerProcess:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(line)
+            with self._said:
+                self.lines.append(line)
+                self._said.notify_all()
             found = READY.search(line)
             if found:
                 self._ports[found[1]] = int(found[2])
                 if found[1] == "Metrics Service":  # the last one
                     self._started.set()
         self._started.set()
+
+    def wait_for(self, text: str, *, times: int = 1) -> None:
+        """Until so many lines of its output hold `text`."""
+        with self._said:
+            found = self._said.wait_for(
+                lambda: sum(text in line for line in self.lines) >= times, START_SECONDS
+            )
+        assert found, f"the server never said {text!r}:\n" + "".join(self.lines)
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""

@@ -17,7 +17,7 @@ from repo.scan import (
     scan,
     version_files_changed,
 )
-from repo.storage import Entry, LocalStorage, open_storage
+from repo.storage import Downloads, Entry, LocalStorage, open_storage
 
 
 def _model(repository: Path, name: str, *files: str) -> Path:
@@ -31,7 +31,8 @@ def _model(repository: Path, name: str, *files: str) -> Path:
 
 def _listing(*repositories: Path, namespacing: bool = False) -> RepositoryListing:
     return scan(
-        [Repository(open_storage(str(path))) for path in repositories], namespacing=namespacing
+        [Repository(open_storage(str(path), Downloads())) for path in repositories],
+        namespacing=namespacing,
     )
 
 
@@ -194,7 +195,7 @@ def test_only_files_that_a_version_reads_reload_it(
 def test_storage_reads_a_tree(tmp_path: Path) -> None:
     _model(tmp_path, "m", "config.pbtxt")
     (tmp_path / "m" / "config.pbtxt").write_text('name: "m"')
-    storage = open_storage(str(tmp_path))
+    storage = open_storage(str(tmp_path), Downloads())
 
     assert storage.location == str(tmp_path)
     assert storage.entries("m") == [Entry("1", True), Entry("config.pbtxt", False)]
@@ -210,23 +211,14 @@ def test_storage_reads_a_tree(tmp_path: Path) -> None:
 def test_the_newest_change_counts_metadata_too(tmp_path: Path) -> None:
     directory = _model(tmp_path, "m")
     _touch(directory, 0)  # as if copied in with its old mtime
-    storage = open_storage(str(tmp_path))
+    storage = open_storage(str(tmp_path), Downloads())
 
     assert storage.latest_change_ns("m", recursive=False) == (directory.stat().st_ctime_ns)
 
 
 def test_a_repository_must_be_a_directory(tmp_path: Path) -> None:
     with pytest.raises(ServerError) as failure:
-        open_storage(str(tmp_path / "missing"))
+        open_storage(str(tmp_path / "missing"), Downloads())
 
     assert failure.value.status is StatusCode.INVALID_ARG
     assert failure.value.message == "repository path is not a valid directory"
-
-
-@pytest.mark.parametrize("scheme", ["gs://", "s3://", "as://"])
-def test_cloud_storage_is_refused(scheme: str) -> None:
-    with pytest.raises(ServerError) as failure:
-        open_storage(f"{scheme}bucket/models")
-
-    assert failure.value.status is StatusCode.INTERNAL
-    assert failure.value.message.startswith(f"{scheme} file-system not supported. ")
