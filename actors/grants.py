@@ -8,6 +8,7 @@ import trio
 
 from actors.channels import Door
 from actors.messages import Grant
+from actors.policy.lead import Lead
 from actors.rate_limiter import LimiterSeat
 
 
@@ -16,17 +17,22 @@ class DirectGrants:
     """`--rate-limit=off`: whatever an instance can take, its scheduler may give it at once."""
 
     door: Door[Grant]
-    at_start: int
+    lead: Lead | None  # None: it is loaded and never executes
 
     def loaded(self, index: int) -> None:
-        for _ in range(self.at_start):
-            self.executed(index)
+        if self.lead is not None:
+            self._give(index, self.lead.begin())
 
-    def executed(self, index: int) -> None:
+    def executed(self, index: int, seconds: float) -> None:
+        assert self.lead is not None, "only what has been granted is executed"
+        self._give(index, self.lead.ended(seconds))
+
+    def _give(self, index: int, count: int) -> None:
         # Room is certain: the door holds every grant that all instances can have out. A closed
         # door means that the scheduler has left; what it still dispatched is run all the same.
         try:
-            self.door.send_nowait(Grant(index))
+            for _ in range(count):
+                self.door.send_nowait(Grant(index))
         except trio.BrokenResourceError:
             return
 
@@ -40,5 +46,5 @@ class LimitedGrants:
     def loaded(self, index: int) -> None:
         """The limiter grants when the scheduler asks."""
 
-    def executed(self, index: int) -> None:
+    def executed(self, index: int, seconds: float) -> None:
         self.seat.release(index, executed=True)

@@ -194,8 +194,8 @@ class GrantsOut(Protocol):
     def loaded(self, index: int) -> None:
         """The instance is ready for its first executions."""
 
-    def executed(self, index: int) -> None:
-        """One execution has ended."""
+    def executed(self, index: int, seconds: float) -> None:
+        """One execution has ended, which took the instance so long; infinity if it failed."""
 
 
 class Instance:
@@ -353,7 +353,10 @@ class Instance:
             if outcome is not None:  # else its responses go, or went, through the responder
                 responder.deliver_nowait(outcome)
         if batch.closed_by != WARM_UP:
-            self._grants.executed(self.index)
+            timings = execution.timings
+            busy_ns = timings.input_ns + timings.infer_ns + timings.output_ns
+            failed = isinstance(ended, ServerError)
+            self._grants.executed(self.index, math.inf if failed else busy_ns / 1e9)
         if self._draining:
             self._mailbox.ring()
 

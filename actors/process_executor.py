@@ -20,6 +20,7 @@ import trio
 
 from actors.executor import Done
 from actors.policy.bisection import DEATH_LIMIT, Bisection
+from actors.policy.lead import MOST
 from actors.process_inflight import BatchEnded, Death, not_healthy
 from actors.process_ports import BlsPort, Log, MetricsPort
 from actors.process_worker import WorkerProcess
@@ -36,8 +37,8 @@ LAST_BACKOFF_SECONDS: Final = 30.0
 # How long requests inside may take to finish, and then the model to finalize, before the kill.
 DEFAULT_GRACE_SECONDS: Final = 30.0
 
-# Two batches in flight: the worker has its next one at hand when it answers, and never idles.
-DEPTH: Final = 2
+# Batches in flight: the worker has its next one at hand when it answers, and never idles.
+DEPTH: Final = MOST
 
 # Workers that may die before a batch that none of them has seen is given up: all that the batch
 # beside it may take while its poisoned request is looked for, and a few that die by themselves.

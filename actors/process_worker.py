@@ -293,8 +293,8 @@ class WorkerProcess:
             if packet is None:
                 return
             self._hear(packet)
-            if packet[0] == wire.COMPLETED:
-                return  # the next batch takes its time, and asking costs a call
+            if packet[0] == wire.COMPLETED and not self._inside.is_executing:
+                return  # there is nothing more to come, and asking costs a call
 
     def _read_rest(self) -> None:
         """What the worker said before its end still counts."""

@@ -36,6 +36,7 @@ from actors.model_index import ServingVersion
 from actors.model_version import VersionActors
 from actors.policy.actions import SchedulingPolicy
 from actors.policy.batching import DefaultScheduler, DynamicBatcher
+from actors.policy.lead import Lead
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies, OrderingSeat
 from actors.response_cache import ResponseCacheActor
@@ -321,14 +322,13 @@ def grants_out(
     """Where an instance says what it can take. A passive one is loaded and never executes."""
     if seat is not None:
         return LimitedGrants(seat)
-    return DirectGrants(grants, 0 if spec.passive else at_once)
+    return DirectGrants(grants, None if spec.passive else Lead(at_once))
 
 
 def _executions_at_once(executor: Executor, dynamic: bool, seat: LimiterSeat | None) -> int:
-    """How many batches an instance may hold.
+    """How many batches an instance may hold; `Lead` says how many it does at the moment.
 
-    A second one keeps a worker busy between two executions. But it is formed early: a dynamic
-    batcher would send off half of what it could, and a limited instance holds resources twice. And
-    a batch handed over can no longer be overtaken, time out or make room.
+    More than one keeps a worker busy between executions. But they are formed early: a dynamic
+    batcher would send off half of what it could, and a limited instance holds resources twice.
     """
     return 1 if dynamic or seat is not None else executor.depth

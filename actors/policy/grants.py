@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-# One execution running and one prefetched is what instances ask for; more is a defect.
-MAX_GRANTS_PER_INSTANCE: Final = 4
+from actors.policy.lead import MOST
+
+# What an instance may hold at the most (`lead.py`); more is a defect.
+MAX_GRANTS_PER_INSTANCE: Final = MOST
 
 
 class Grants:

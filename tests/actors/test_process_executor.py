@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from actors.executor import Executor, execute
+from actors.policy.lead import MOST
 from actors.process_executor import ProcessExecutor
 from protocol.datatypes import Array
 from protocol.inference import InferResponse, SequenceFlag, Tensor
@@ -49,10 +50,10 @@ def test_it_is_an_executor() -> None:
     executor: Executor = ProcessExecutor(
         lambda: pytest.fail("nothing is started"), log=lambda *_: None
     )
-    assert executor.depth == 2
+    assert executor.depth == MOST
 
 
-async def test_two_batches_may_be_in_flight(tmp_path: Path) -> None:
+async def test_as_many_batches_as_it_takes_may_be_in_flight(tmp_path: Path) -> None:
     answers: dict[int, object] = {}
     async with running(model_spec(tmp_path, DOUBLE)) as rig:
 
@@ -62,7 +63,7 @@ async def test_two_batches_may_be_in_flight(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(rig.executor.depth):
                 nursery.start_soon(ask, number)
-    assert answers == {0: [0], 1: [2]}
+    assert answers == {number: [2 * number] for number in range(rig.executor.depth)}
 
 
 ARRAYS: tuple[Array, ...] = (
