@@ -27,9 +27,10 @@ def steps_keep_their_limit(ledger: Ledger) -> Iterator[str]:
             continue
         for ran in ledger.ran:
             together = sum(
-                len(other.names)
+                other.at <= ran.at < other.done_at.get(name, other.ended_at)
                 for other in ledger.ran
-                if other.life is ran.life and other.at <= ran.at < other.ended_at
+                if other.life is ran.life
+                for name in other.names
             )
             if together > limit and all(" in " in name for name in ran.names):
                 yield f"{ran.life.model} executes {together} requests at {ran.at}, of {limit}"

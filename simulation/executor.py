@@ -154,7 +154,7 @@ class SimulatedExecutor(TaskExecutor):
         if self._together is not None:
             outcomes = self._together(requests)
         else:
-            outcomes = [await self._answer(request) for request in requests]
+            outcomes = [await self._answer(request, ran) for request in requests]
         timings.infer_ns = int(seconds * 1e9)
         pairs = zip(requests, outcomes, strict=True)
         asked = [outcome for request, outcome in pairs if not request.is_null]
@@ -172,7 +172,7 @@ class SimulatedExecutor(TaskExecutor):
         if ran.failures:
             ran.failed = frozenset(name for name, has in zip(ran.names, failed, strict=True) if has)
 
-    async def _answer(self, request: ExecuteRequest) -> Outcome | None:
+    async def _answer(self, request: ExecuteRequest, ran: Ran) -> Outcome | None:
         try:
             if self._responses is None:
                 return self._behaviour(request)
@@ -186,5 +186,7 @@ class SimulatedExecutor(TaskExecutor):
                 break
             await sender.deliver(outcome, False)
         await sender.deliver(None, True)
-        self._finished.add(request.request.id)
+        (name,) = self._ledger.names_in(self._life, [request.request.id])
+        self._finished.add(name)
+        ran.done_at[name] = trio.current_time()
         return None

@@ -90,6 +90,7 @@ class Ran:
     began_at: float = math.inf  # later than `at` where a worker was still busy
     ended_at: float = math.inf
     ended_order: float = math.inf  # an order number, as `order` is
+    done_at: dict[str, float] = field(default_factory=dict)  # final responses before the end
     is_warmup: bool = False
     failed: frozenset[str] = frozenset()  # the requests that it answered with an error
     failures: int = 0
