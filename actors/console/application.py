@@ -79,6 +79,16 @@ class AllowedHosts:
         return True
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches a port at `address`."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 class ConsoleApplication:
     """Everything at the admin port."""
 

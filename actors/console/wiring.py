@@ -5,18 +5,21 @@ Imported only where there is an admin port, so that a server without one does no
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from actors.asgi import Page
-from actors.console.application import AllowedHosts, ConsoleApplication
+from actors.console.application import AllowedHosts, ConsoleApplication, is_loopback
 from actors.console.observer import Observer
 from actors.gpus import GpuReading
 from actors.options import ServerOptions
 from actors.slow_requests import SlowRequests
 from actors.wiring import Core
 from protocol.openapi import document_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +41,13 @@ def wire_console(
     connections: Callable[[], Mapping[str, int]],
 ) -> Console:
     """`slow` is what the street tells of slow requests; without `metrics` there is no such page."""
+    if not is_loopback(options.admin_address):
+        log.warning(
+            "the admin port asks for no key: whoever reaches %s:%s sees names of models, ids of "
+            "requests and texts of errors",
+            options.admin_address,
+            options.admin_port,
+        )
     observer = Observer(
         server={"id": options.id, "version": server_version},
         slow=slow,

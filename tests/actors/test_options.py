@@ -77,3 +77,16 @@ def test_a_deprecated_flag_still_works_and_says_so() -> None:
     assert options.disable_auto_complete_config
     wanted = "has been deprecated! Please use '--disable-auto-complete-config' instead."
     assert said == [f"Warning: '--strict-model-config' {wanted}"]
+
+
+def test_the_console_needs_a_port_of_its_own() -> None:
+    assert not parse(["--model-repository=x"]).has_admin_port
+    assert parse(["--model-repository=x", "--admin-port=0"]).has_admin_port
+    expected = (
+        "The server cannot listen to HTTP requests and admin requests at the same address and port "
+        "127.0.0.1:8000"
+    )
+    with pytest.raises(BadOption, match=expected):
+        parse(["--model-repository=x", "--http-address=127.0.0.1", "--admin-port=8000"])
+    with pytest.raises(BadOption):
+        parse(["--model-repository=x", "--admin-port=-1"])

@@ -279,3 +279,21 @@ def test_a_websocket_is_declined() -> None:
         assert said == ["websocket.close"] * 2
 
     serving(scenario)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_safe"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("10.0.0.7", False), ("console.example", False),
+    ],
+)  # fmt: skip
+def test_an_admin_port_for_everybody_is_warned_of(
+    address: str, is_safe: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(_: World, __: ConsoleApplication) -> None:
+        await trio.lowlevel.checkpoint()
+
+    serving(scenario, admin_address=address)
+    told = f"the admin port asks for no key: whoever reaches {address}:0 sees" in caplog.text
+    assert told is not is_safe
