@@ -5,8 +5,9 @@ every check that needs the request alone. What needs the model's configuration (
 has, their datatypes and shapes) is admission's. Binary tensors are slices of the body: views, if
 the body is one. `protocol.v2_json_response` is the way back.
 
-Clients that send tensors in binary repeat their JSON headers to the byte; a parsed header without
-tensor data in it is remembered by its bytes.
+Clients that send tensors in binary repeat their JSON headers to the byte, but for the request's id
+where they give one; a parsed header without tensor data in it is remembered by its bytes, or by
+those behind the id.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from protocol.v2_json_parameters import HeaderForwarding
 
 DEFAULT_MAX_INPUT_SIZE: Final = 67_108_864  # --http-max-input-size
 
-# At most 4 MiB of remembered header text, and as much again parsed.
+# At most 4 MiB of header text in each of two memories, and as much again parsed.
 REMEMBERED_HEADER_BYTES: Final = 4096
 REMEMBERED_HEADERS: Final = 1024
 
+# How a header begins that names its request first, in characters that stand for themselves.
+_PLAIN_ID: Final = re.compile(rb'\{"id": ?"([ !#-\[\]-~]*)",')
 _INT32_RANGE: Final = (-(2**31), 2**31 - 1)
 _PLAIN_DIGITS: Final = 9  # so many are an int32, whichever they are
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
@@ -43,6 +46,7 @@ class InferDecoder:
         self._max_input_size = max_input_size
         self._forwarding = forwarding or HeaderForwarding()
         self._remembered: dict[bytes, InferHeader] = {}
+        self._remembered_behind_id: dict[bytes, InferHeader] = {}
 
     def decode(
         self,
@@ -65,13 +69,13 @@ class InferDecoder:
         if length == 0:
             request, plan = self._decode_raw(model_name, model_version, body)
         else:
-            header = self._header(body if length == total else body[:length])
+            header, request_id = self._header(body if length == total else body[:length])
             inputs = _take_inputs(header.inputs, model_name, body, length, regions)
             template, plan = header.request, header.plan
             request = InferRequest(
                 model_name,
                 model_version,
-                template.id,
+                request_id,
                 inputs,
                 template.requested_outputs,
                 dict(template.parameters),
@@ -97,20 +101,26 @@ class InferDecoder:
         request = InferRequest(model_name, model_version, inputs=[tensor], raw_input=True)
         return request, ResponsePlan()
 
-    def _header(self, document: bytes | memoryview) -> InferHeader:
+    def _header(self, document: bytes | memoryview) -> tuple[InferHeader, str]:
+        """The header in `document`, and the request's own id."""
         if len(document) > REMEMBERED_HEADER_BYTES:
             check_json_size(len(document), self._max_input_size)
-            return parse_header(document, self._max_input_size)
-        text = bytes(document)
-        header = self._remembered.get(text)
+            parsed = parse_header(document, self._max_input_size)
+            return parsed, parsed.request.id
+        text = key = bytes(document)
+        remembered = self._remembered
+        identified = _PLAIN_ID.match(text)
+        if identified is not None:
+            key, remembered = text[identified.end() :], self._remembered_behind_id
+        header = remembered.get(key)
         if header is None:
             check_json_size(len(text), self._max_input_size)
             header = parse_header(text, self._max_input_size)
-            if header.may_repeat:
-                if len(self._remembered) >= REMEMBERED_HEADERS:
-                    self._remembered.clear()
-                self._remembered[text] = header
-        return header
+            if header.may_repeat and (identified is not None or not header.request.id):
+                if len(remembered) >= REMEMBERED_HEADERS:
+                    remembered.clear()
+                remembered[key] = header
+        return header, header.request.id if identified is None else identified[1].decode("ascii")
 
 
 def check_json_size(byte_size: int, limit: int) -> None:

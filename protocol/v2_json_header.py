@@ -52,12 +52,8 @@ class InferHeader:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether the same bytes are likely to come again, and cheap to keep."""
-        return (
-            not self.request.id
-            and not self.request.correlation_id
-            and all(given.data is None for given in self.inputs)
-        )
+        """Whether the same bytes, but for the id, are likely to come again, and cheap to keep."""
+        return not self.request.correlation_id and all(given.data is None for given in self.inputs)
 
 
 def parse_header(document: bytes | memoryview, max_input_size: int) -> InferHeader:

@@ -25,8 +25,8 @@ from protocol.v2_json_tensors import encode_data
 
 LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 
-# A model's responses with binary outputs of the same sizes have the same JSON, so it is remembered;
-# at about 300 bytes each this is well below 1 MiB.
+# A model's responses with binary outputs of the same sizes have the same JSON but for the id, so it
+# is remembered; at about 300 bytes each this is well below 1 MiB.
 REMEMBERED_HEADERS: Final = 1024
 
 Labels = Callable[[str], Sequence[str] | None]
@@ -118,19 +118,23 @@ class InferEncoder:
             raws.append(raw)
             specs.append((tensor.name, tensor.datatype, tensor.shape, len(raw)))
         key = tuple(specs)
-        plain = not response.id and not response.parameters
-        known = self._remembered.get(key) if plain else None
+        known = self._remembered.get(key) if not response.parameters else None
         if known is None:
             texts = [
                 _binary_output(tensor, len(raw)) for tensor, raw in zip(tensors, raws, strict=True)
             ]
-            text = _header_text(response, texts)
+            if response.parameters:
+                text = _header_text(response, texts)
+                return _headers_for(text, any(raws)), [text, *raws]
+            text = _header_text(response, texts, named=False)
             known = (_headers_for(text, any(raws)), text)
-            if plain:
-                if len(self._remembered) >= REMEMBERED_HEADERS:
-                    self._remembered.clear()
-                self._remembered[key] = known
+            if len(self._remembered) >= REMEMBERED_HEADERS:
+                self._remembered.clear()
+            self._remembered[key] = known
         headers, text = known
+        if response.id:
+            text = b"".join((b"{", to_bytes(_identity(response.id)), text[1:]))
+            headers = _headers_for(text, any(raws))
         return headers, [text, *raws]
 
 
@@ -153,8 +157,13 @@ def _binary_output(tensor: Tensor, byte_size: int) -> str:
     return f'{_output_start(tensor)},"parameters":{{"binary_data_size":{byte_size}}}}}'
 
 
-def _header_text(response: InferResponse, outputs: list[str]) -> bytes:
-    identity = f'"id":{dumps(response.id)},' if response.id else ""
+def _identity(request_id: str) -> str:
+    return f'"id":{dumps(request_id)},'
+
+
+def _header_text(response: InferResponse, outputs: list[str], *, named: bool = True) -> bytes:
+    """The JSON of a response, with the request's id in front where it has one and is `named`."""
+    identity = _identity(response.id) if named and response.id else ""
     parameters = f'"parameters":{dumps(response.parameters)},' if response.parameters else ""
     return to_bytes(
         f'{{{identity}"model_name":{dumps(response.model_name)},'

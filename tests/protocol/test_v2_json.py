@@ -479,16 +479,35 @@ def test_a_header_without_data_is_remembered_and_never_shared() -> None:
     assert len(decoder._remembered) == 1
 
 
+def test_a_header_is_remembered_whatever_the_id_of_its_request() -> None:
+    decoder = InferDecoder()
+    rest = b'"inputs":[],"id":"later"}'
+    for text in (b"1", b"", b"a b~", b"2"):
+        for start in (b'{"id":"%b",', b'{"id": "%b",'):
+            request, _ = decoder.decode("m", "", start % text + rest, None)
+            assert request.id == text.decode()
+    assert (len(decoder._remembered), len(decoder._remembered_behind_id)) == (0, 1)
+    with pytest.raises(ServerError, match="must not be followed by other values"):
+        decoder.decode("m", "", rest, None)
+    anonymous = b'{"inputs":[]}'
+    assert decoder.decode("m", "", anonymous, None)[0].id == ""
+    decoder.decode("m", "", b'{"id":"x",' + anonymous[1:], None)
+    assert decoder.decode("m", "", anonymous, None)[0].id == ""
+
+
 def test_headers_that_will_not_repeat_are_not_remembered() -> None:
     decoder = InferDecoder()
     for root in (
         {"inputs": [entry(data=[1, 2])]},
-        {"id": "x", "inputs": []},
+        {"inputs": [], "id": "x"},
+        {"id": 'a"b', "inputs": []},
+        {"id": "é", "inputs": []},
         {"inputs": [], "parameters": {"sequence_id": 4}},
         {"inputs": [], "parameters": {"long": "x" * 5000}},
     ):
         decode(root, decoder=decoder)
     assert not decoder._remembered
+    assert not decoder._remembered_behind_id
     for index in range(1100):
         decode({"inputs": [], "parameters": {"n": index}}, decoder=decoder)
     assert 0 < len(decoder._remembered) <= 1024

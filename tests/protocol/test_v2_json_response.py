@@ -178,6 +178,20 @@ def test_the_json_of_binary_outputs_is_remembered_by_what_it_says() -> None:
     assert len(encoder._remembered) <= REMEMBERED_HEADERS
 
 
+def test_a_remembered_response_names_its_request_all_the_same() -> None:
+    encoder = InferEncoder()
+    _, (anonymous, _) = encoder.encode(response(output("O", 1)), BINARY)
+    for name in ("x", 'é"\n', "y" * 300):
+        headers, parts = encoder.encode(response(output("O", 1), id=name), BINARY)
+        text = bytes(parts[0])
+        assert headers[1] == ("Inference-Header-Content-Length", str(len(text)))
+        assert list(json.loads(text).items()) == [
+            ("id", name), *json.loads(bytes(anonymous)).items(),
+        ]  # fmt: skip
+        assert InferEncoder().encode(response(output("O", 1), id=name), BINARY) == (headers, parts)
+    assert len(encoder._remembered) == 1
+
+
 def test_the_texts_of_responses_that_there_cannot_be() -> None:
     assert decoupled_over_http().http_status == 501
     assert decoupled_over_http().message == (
