@@ -18,6 +18,7 @@ from actors.gpu_monitor import GpuMonitor
 from actors.metrics import Metrics, Processor
 from actors.options import ServerOptions
 from actors.wiring import Core
+from protocol.api_keys import Keyring
 
 if TYPE_CHECKING:
     from actors.console.wiring import Console
@@ -59,6 +60,7 @@ def wire_observation(
     *,
     server_version: str,
     connections: Callable[[], Mapping[str, int]] = dict,
+    keyring: Keyring | None = None,
 ) -> Observation:
     """What the pages are made of; `connections` counts those that are open, by protocol."""
     gpus = None
@@ -86,6 +88,7 @@ def wire_observation(
             metrics=metrics.page if options.allow_metrics else None,
             gpus=(lambda: gpus.readings.value) if gpus is not None else tuple,
             connections=connections,
+            keyring=keyring,
         )
     return Observation(metrics, gpus, console)
 

@@ -7,6 +7,7 @@ A frontend asks `Guard.refusal` and spells what it says. No key is ever kept or 
 
 from __future__ import annotations
 
+import base64
 import enum
 import hashlib
 import re
@@ -102,6 +103,19 @@ class Refused(NamedTuple):
     message: str
 
 
+def _key_in(authorization: str) -> str | None:
+    """The key in a header: as it is, or as the password that a browser asks its user for."""
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[2]
+        except ValueError:
+            return None
+    return None
+
+
 class Guard:
     """One frontend's guard: its restricted APIs, and the keys that all frontends share."""
 
@@ -122,9 +136,9 @@ class Guard:
         keys = self.keyring.keys
         if keys is None or category in keys.open_to_all:
             return None
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+        key = _key_in(headers.get("authorization", ""))
         # Guessing cannot be timed: what is compared is a hash, which nobody can choose bit by bit.
-        allowed = keys.allowed.get(hash_of(key.strip())) if scheme.lower() == "bearer" else None
+        allowed = None if key is None else keys.allowed.get(hash_of(key))
         if allowed is None:
             return Refused(
                 Reason.NO_KEY, "This API needs a key, expecting header 'Authorization: Bearer KEY'"

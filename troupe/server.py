@@ -140,7 +140,11 @@ class Server:
         """In Triton's order, since scripts wait for the last line of the three."""
         options = self.options
         observation = wire_observation(
-            options, self.core, server_version=VERSION, connections=self._connections
+            options,
+            self.core,
+            server_version=VERSION,
+            connections=self._connections,
+            keyring=self._key_file.keyring,
         )
         await observers.start(observation.run)
         if observation.console is not None:

@@ -28,6 +28,8 @@ DEFAULT_URL: Final = "127.0.0.1:8003"
 PATIENCE_SECONDS: Final = 5.0
 # A snapshot of a thousand models is some megabytes.
 MAX_ANSWER: Final = 64 * 1024 * 1024
+# Where the API key is, of a server that asks for one: a command line could be seen by others.
+KEY_VARIABLE: Final = "TROUPE_KEY"
 MIN_INTERVAL_SECONDS: Final = 0.1
 
 _SORTS: Final[dict[str, SortKey]] = {"r": "rate", "l": "latency", "w": "waiting", "n": "name"}
@@ -60,7 +62,9 @@ def fetch(url: str) -> Json:
             raise ValueError("not an address like 127.0.0.1:8003")
         connection = http.client.HTTPConnection(parts.hostname, port, timeout=PATIENCE_SECONDS)
         try:
-            connection.request("GET", "/api/snapshot")
+            key = os.environ.get(KEY_VARIABLE)
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            connection.request("GET", "/api/snapshot", headers=headers)
             answer = connection.getresponse()
             body = answer.read(MAX_ANSWER)
         finally:

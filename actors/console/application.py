@@ -18,7 +18,9 @@ from actors.admin_frontend import METRICS_TYPE
 from actors.asgi import JSON, Header, Page, Receive, Scope, Send, begin, decline, live, respond
 from actors.channels import Door, Mailbox
 from actors.console.observer import MAX_WATCHERS, ConsoleEvent, WatchConsole
+from protocol.api_keys import Guard, Reason, Refused
 from protocol.json_text import dumps
+from protocol.restriction import Category
 
 # Events on their way to one watcher: what is made while it reads the one before.
 WATCHER_WINDOW: Final = 4
@@ -28,6 +30,11 @@ STALLED_SECONDS: Final = 30.0
 SILENCE_SECONDS: Final = 30.0
 # How long a page waits for the observer, which answers within one turn.
 OBSERVER_PATIENCE_SECONDS: Final = 5.0
+
+# A browser then asks its user; the key is the password, and the name does not matter.
+ASK_BROWSER: Final[tuple[Header, ...]] = (
+    (b"www-authenticate", b'Basic realm="troupe", charset="UTF-8"'),
+)
 
 _STATIC: Final = Path(__file__).parent / "static"
 _FILES: Final[Mapping[str, tuple[str, bytes]]] = {
@@ -96,12 +103,14 @@ class ConsoleApplication:
         self,
         *,
         hosts: AllowedHosts,
+        guard: Guard,
         observer: Door[WatchConsole],
         openapi: Callable[[], str],
         metrics: Page | None,
     ) -> None:
         """`observer` takes watchers; without `metrics` there is no metrics page."""
         self._hosts = hosts
+        self._guard = guard
         self._observer = observer
         self._watchers = 0
         self._files = {
@@ -135,6 +144,11 @@ class ConsoleApplication:
             await _refuse(
                 send, 421, "this name is not one of the admin port's; --admin-host adds one"
             )
+        elif refused := self._refusal(scope["headers"]):
+            asking = refused.reason is Reason.NO_KEY
+            await _refuse(
+                send, 401 if asking else 403, refused.message, *(ASK_BROWSER if asking else ())
+            )
         elif path not in self._files and path not in self._pages and path != "/api/events":
             await _refuse(send, 404, "Not Found")
         elif scope["method"] not in ("GET", "HEAD"):
@@ -148,6 +162,15 @@ class ConsoleApplication:
             kind, page = self._pages[path]
             body = _encoded(await page())
             await respond(send, 200, kind, body, _SECURITY, is_head=is_head)
+
+    def _refusal(self, headers: Iterable[Header]) -> Refused | None:
+        """What stands here is also behind two categories of calls, and so needs what they need."""
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        for category in (Category.STATISTICS, Category.MODEL_REPOSITORY):
+            refused = self._guard.refusal(category, given)
+            if refused is not None:
+                return refused
+        return None
 
     async def _snapshot(self) -> str:
         with self._watch(WATCHER_WINDOW) as (mailbox, door):

@@ -17,7 +17,9 @@ from actors.gpus import GpuReading
 from actors.options import ServerOptions
 from actors.slow_requests import SlowRequests
 from actors.wiring import Core
+from protocol.api_keys import Guard, Keyring
 from protocol.openapi import document_text
+from protocol.restriction import RestrictedApis
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def wire_console(
     metrics: Page | None,
     gpus: Callable[[], Sequence[GpuReading]],
     connections: Callable[[], Mapping[str, int]],
+    keyring: Keyring | None = None,
 ) -> Console:
     """`slow` is what the street tells of slow requests; without `metrics` there is no such page."""
     if not is_loopback(options.admin_address):
@@ -59,6 +62,7 @@ def wire_console(
     )
     application = ConsoleApplication(
         hosts=AllowedHosts([options.admin_address, *options.admin_host]),
+        guard=Guard(RestrictedApis.parse(options.http_restricted_api), keyring),
         observer=observer.commands,
         openapi=partial(document_text, server_version=server_version),
         metrics=metrics,

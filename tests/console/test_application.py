@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from actors.console.application import (
 )
 from actors.console.observer import MAX_WATCHERS
 from actors.model_index import ModelIndex
+from protocol.api_keys import ApiKeys, Keyring, hash_of
 from simulation.world import World
 from tests.actors.grpc_rig import model
 from tests.console.asgi_rig import Exchange, get
@@ -27,11 +29,17 @@ from tests.console.test_observer import OPTIONS
 Scenario = Callable[[World, ConsoleApplication], Awaitable[None]]
 
 
-def serving(scenario: Scenario, *, expected_errors: Sequence[str] = (), **options: Any) -> None:
+def serving(
+    scenario: Scenario,
+    *,
+    expected_errors: Sequence[str] = (),
+    keyring: Keyring | None = None,
+    **options: Any,
+) -> None:
     chosen = replace(OPTIONS, **options)
 
     async def run(world: World) -> None:
-        observation = wire_observation(chosen, world.core, server_version="1.2")
+        observation = wire_observation(chosen, world.core, server_version="1.2", keyring=keyring)
         assert observation.console is not None
         async with trio.open_nursery() as nursery:
             await nursery.start(observation.run)
@@ -76,6 +84,47 @@ def test_another_name_is_misdirected_whatever_it_asks_for() -> None:
                 }
 
     serving(scenario)
+
+
+PATHS = ("/", "/console.js", "/api/snapshot", "/api/events", "/metrics", "/openapi.json", "/nope")
+HOST = ("host", "localhost")
+
+
+def test_cve_2026_24206_the_console_is_no_way_around_a_restriction() -> None:
+    async def scenario(_: World, application: ConsoleApplication) -> None:
+        for path in PATHS:
+            answer = await get(application, path, headers=(HOST,))
+            assert answer.status == 403
+            text = "This API is restricted, expecting header 'X-Key'"
+            assert answer.json() == {"error": text}
+        known = await get(application, "/api/snapshot", headers=(HOST, ("x-key", "v")))
+        assert known.status == 200
+
+    for category in ("statistics", "model-repository"):
+        serving(scenario, http_restricted_api=(f"{category}:X-Key=v",))
+
+
+def test_the_console_asks_for_a_key_and_takes_it_as_a_password() -> None:
+    keys = "".join(
+        f"[keys.{name}]\nsha256 = '{hash_of(name)}'\ncategories = {categories}\n"
+        for name, categories in (
+            ("some", "['statistics']"), ("both", "['statistics', 'model-repository']"),
+        )
+    )  # fmt: skip
+
+    async def scenario(_: World, application: ConsoleApplication) -> None:
+        for path in PATHS:
+            answer = await get(application, path, headers=(HOST,))
+            assert answer.status == 401
+            assert answer.told["www-authenticate"].startswith("Basic ")
+        for key, status in (("none", 401), ("some", 403), ("both", 200)):
+            password = base64.b64encode(f"me:{key}".encode()).decode()
+            for given in (f"Basic {password}", f"Bearer {key}"):
+                headers = (HOST, ("authorization", given))
+                answer = await get(application, "/api/snapshot", headers=headers)
+                assert answer.status == status
+
+    serving(scenario, keyring=Keyring(ApiKeys.parse(keys)))
 
 
 def test_every_answer_forbids_what_the_console_does_not_need() -> None:

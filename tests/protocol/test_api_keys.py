@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from protocol.api_keys import ApiKeys, Guard, Keyring, Reason, hash_of
@@ -19,6 +21,7 @@ sha256 = "{hash_of("k-boss")}"
 categories = "all"
 """
 
+PASSWORD = base64.b64encode(b"anybody:k-boss").decode()
 NEEDS_KEY = "This API needs a key, expecting header 'Authorization: Bearer KEY'"
 
 
@@ -39,6 +42,8 @@ def guard(text: str = FILE, *restricted: str) -> Guard:
     (f"Bearer {hash_of('k-boss')}", "health"),  # who reads the file has no key
     ("Bearer k-ci", "health inference metadata"),
     ("bearer  k-ci", "health inference metadata"),
+    (f"Basic {PASSWORD}", " ".join(category.value for category in Category)),
+    ("Basic " + PASSWORD[1:], "health"),
     ("Bearer k-boss", " ".join(category.value for category in Category)),
 ])  # fmt: skip
 def test_a_key_opens_its_categories_and_no_other(
