@@ -106,7 +106,7 @@ class DiskSource:
                 config,
                 _files(entry, directory),
                 devices=self._devices,
-                complete=self._complete(directory) if completes else None,
+                complete=self._complete(entry, directory) if completes else None,
                 prefer=preferred_groups,
             )
         except BaseException:
@@ -153,7 +153,9 @@ class DiskSource:
             raise internal(f"failed to open text file for read {path}: No such file or directory")
         return ModelConfig(name=entry.name)
 
-    def _complete(self, directory: Path) -> Complete:
+    def _complete(self, entry: ModelEntry, directory: Path) -> Complete:
+        has_file = entry.config_path(self._options.model_config_name) is not None
+
         def complete(config: ModelConfig, version: int) -> ModelConfig:
             if ensemble_scheduling(config) is not None:
                 return config  # it has no files that could tell anything
@@ -167,7 +169,10 @@ class DiskSource:
             )
             module = worker_module(config, context.settings)
             if config.backend != PYTHON and module is None:
-                return auto_complete(context)
+                completed_config = auto_complete(context)
+                if not (has_file or completed_config.input or completed_config.output):
+                    raise not_found(f"model configuration is not provided for model '{entry.name}'")
+                return completed_config
             if not _may_complete_itself(context, module):
                 return config
             completed = trio.from_thread.run(self._complete_python, context)
