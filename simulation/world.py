@@ -182,8 +182,9 @@ class World:
         self.clock = trio.testing.MockClock(autojump_threshold=0)
         self._lives: dict[int, Life] = {}  # by identity of the configuration object
         self._clients: list[Client] = []
-        # Every description, and what an update of it keeps.
-        self._described: dict[int, tuple[ModelDescription, bytes]] = {}
+        # Every description by its configuration, what an update of it keeps, and the configuration
+        # that served when it was made.
+        self._described: dict[int, tuple[ModelDescription, object, ModelConfig | None]] = {}
         self._configs: list[ModelConfig] = []  # kept, so that identities stay unique
         self.random: Random
         self.core: Core
@@ -327,7 +328,9 @@ class World:
             if entry != "config.pbtxt"
         }
         kept = what_an_update_keeps(description.config) + repr(files).encode()
-        self._described[id(description.config)] = (description, kept)
+        serving = self.core.index.value.models[name].latest
+        before = None if serving is None else serving.config
+        self._described[id(description.config)] = (description, kept, before)
         return description
 
     def _make_executor_with(self, context: InstanceContext, services: InstanceServices) -> Executor:
@@ -337,7 +340,7 @@ class World:
     def _make_executor(self, context: InstanceContext) -> Executor:
         model = self.models[context.model_name]
         life = self._life_with(context.config)
-        description, _ = self._described[id(context.config)]
+        description = self._described[id(context.config)][0]
         spec = next(one for one in description.instances if one.name == context.instance_name)
         executor = SimulatedExecutor(
             life.admit(spec),
@@ -358,18 +361,25 @@ class World:
     def _life_with(self, config: ModelConfig) -> Life:
         """The version that a configuration object was made for, or whose instances it changes."""
         life = self._lives.get(id(config))
-        if life is None:
+        if life is not None:
+            return life
+        self._configs.append(config)
+        earlier = [life for life in self.ledger.lives if life.model == config.name]
+        described = self._described.get(id(config))
+        if described is None:
             # An ensemble's is made anew from those of its members whenever one of them changes.
-            _, kept = self._described.get(id(config), (None, b""))
-            self._configs.append(config)
-            earlier = [life for life in self.ledger.lives if life.model == config.name]
-            if earlier and self._serves(config.name) and earlier[-1].kept == kept:
+            if earlier and self._serves(config.name):
                 life = self._lives[id(config)] = earlier[-1]
-            else:
-                for other in earlier:
-                    other.end_now()
-                life = self._begin_life(config, kept, len(earlier))
-        return life
+                return life
+            kept: object = None
+        else:
+            _, kept, before = described
+            if before is not None and self._described[id(before)][1] == kept:
+                life = self._lives[id(config)] = self._life_with(before)
+                return life
+        for other in earlier:
+            other.end_now()
+        return self._begin_life(config, kept, len(earlier))
 
     def _serves(self, name: str) -> bool:
         return self.core.index.value.models[name].latest is not None
