@@ -130,6 +130,7 @@ class Ensemble:
         self._deadlines: list[tuple[float, int]] = []  # heap of (instant, request number)
         self._facts: deque[Fact] = deque()  # one per answer, until the next turn
         self._early: list[int] = []  # cancellations of requests that may still be in a door
+        self._shall_drain = False
         self._draining = False
         self._nursery: trio.Nursery
 
@@ -165,6 +166,7 @@ class Ensemble:
         for door in self._doors:
             if len(door):
                 self._admit(door, now)
+        self._draining = self._shall_drain  # only now: who came before the order is still let in
         if self._streams:
             self._read_streams()
         if self._early:
@@ -182,7 +184,7 @@ class Ensemble:
                     if not self._cancel(number):
                         self._early.append(number)
                 case Drain():
-                    self._draining = True
+                    self._shall_drain = True
 
     # --- callers ---------------------------------------------------------------------------------
 

@@ -142,7 +142,6 @@ class Scheduler:
                     self._cancel(number, now)
                 case Drain():
                     self._draining = True
-                    policy.drain()
                 case _:
                     self._change_instances(message)
         for grant in self._grants.drain():
@@ -150,6 +149,8 @@ class Scheduler:
         for door in self._doors:
             if len(door):
                 self._admit(door, now)
+        if self._draining:
+            policy.drain()  # only now: who came before the order is still let in
         if self._cancelled and not any(map(len, self._doors)):
             self._cancelled.clear()
         for action in policy.step(now):

@@ -174,7 +174,6 @@ class SequenceBatcher:
                     self._cancel(number, now)
                 case Drain():
                     self._draining = True
-                    policy.drain()
                 case _:
                     self._change_instances(message, now)
         for released in self._released.drain():
@@ -184,6 +183,8 @@ class SequenceBatcher:
         # At the ceiling the door fills and its callers wait: that is the back-pressure.
         for submit in self._door.drain(max(0, self._ceiling - policy.pending)):
             self._admit(submit, now)
+        if self._draining:
+            policy.drain()  # only now: who came before the order is still let in
         if not len(self._door):
             self._cancelled.clear()
         for action in policy.step(now):

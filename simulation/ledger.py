@@ -41,7 +41,9 @@ class Life:
     is_dynamic: bool
     is_decoupled: bool
     is_cached: bool
-    kept: bytes = b""  # of its configuration and files: an update that leaves it alone goes on here
+    kept: object = (
+        None  # of its configuration and files: an update that leaves it alone goes on here
+    )
     instances: list[InstanceSpec] = field(default_factory=list)  # all that there ever were
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # from load to end, by name
     sequences: SequenceSettings | None = None

@@ -7,6 +7,7 @@ socket and no thread is touched, so a run is a function of its seed.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -37,7 +38,6 @@ from repo.instance_groups import DeviceTable
 from repo.model_config import (
     ModelConfig,
     batching_settings,
-    copy_config,
     ensemble_scheduling,
     is_decoupled,
     scheduling_choice,
@@ -321,13 +321,13 @@ class World:
     def _describe(self, name: str) -> ModelDescription:
         """Every description has a configuration object of its own, by which its life is known."""
         description = _prepared_as(self.models[name], name)
-        description = replace(description, config=copy_config(description.config))
+        description = replace(description, config=copy.copy(description.config))
         files = {
             entry: changed
             for entry, changed in self.source.entries[name].items()
             if entry != "config.pbtxt"
         }
-        kept = what_an_update_keeps(description.config) + repr(files).encode()
+        kept = (what_an_update_keeps(description), files)
         serving = self.core.index.value.models[name].latest
         before = None if serving is None else serving.config
         self._described[id(description.config)] = (description, kept, before)
@@ -384,7 +384,7 @@ class World:
     def _serves(self, name: str) -> bool:
         return self.core.index.value.models[name].latest is not None
 
-    def _begin_life(self, config: ModelConfig, kept: bytes, generation: int) -> Life:
+    def _begin_life(self, config: ModelConfig, kept: object, generation: int) -> Life:
         ensemble = ensemble_scheduling(config)
         life = Life(
             model=config.name,

@@ -7,19 +7,22 @@ poll. It looks at no file and loads nothing.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from repo.instance_groups import InstanceSpec
-from repo.model_config import ModelConfig, ModelVersionPolicy, copy_config, ensemble_scheduling
+from repo.model_config import ensemble_scheduling
 from repo.overrides import CONFIG
 from repo.preparation import ModelDescription
 from repo.scan import Sighting, version_files_changed
 
 Parameters = Mapping[str, str | bytes]
 """What a load request brought along, by name."""
+
+_MAY_CHANGE: Final = frozenset({"instance_group", "version_policy"})
 
 OUT_OF_DATE: Final = (
     "Newer operation has been applied to the model lifecycle, current load operation is out-dated."
@@ -106,15 +109,13 @@ def may_be_updated(old: ModelDescription, new: ModelDescription) -> bool:
         return False
     if ensemble_scheduling(new.config) is not None:
         return False
-    return what_an_update_keeps(old.config) == what_an_update_keeps(new.config)
+    return what_an_update_keeps(old) == what_an_update_keeps(new)
 
 
-def what_an_update_keeps(config: ModelConfig) -> bytes:
+def what_an_update_keeps(description: ModelDescription) -> Mapping[str, object]:
     """A configuration without its instance groups and version policy, to be compared."""
-    rest = copy_config(config)
-    rest.instance_group = []
-    rest.version_policy = ModelVersionPolicy()
-    return bytes(rest)
+    fields = json.loads(description.config_json)
+    return {name: field for name, field in fields.items() if name not in _MAY_CHANGE}
 
 
 @dataclass(frozen=True, slots=True)
