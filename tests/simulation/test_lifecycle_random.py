@@ -19,7 +19,7 @@ from protocol.inference import InferRequest, SequenceFlag, Tensor
 from protocol.status import ServerError
 from simulation.world import SimulatedModel, World
 
-SEEDS: Final = range(240)
+SEEDS: Final = range(200)
 OPERATIONS: Final = 4
 REQUESTS: Final = 12
 SEQUENCES: Final = 2
