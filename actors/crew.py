@@ -98,6 +98,11 @@ class Crew:
         """The ways to them, in the same order."""
         return [recruit.execute for recruit in self._current.values()]
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests its instances have and have not answered."""
+        return sum(recruit.instance.in_flight for recruit in self._alive.values())
+
     async def start(self, street: trio.Nursery) -> None:
         """Load every instance; their tasks go on in `street`. Raises what loading raises."""
         self._street = street

@@ -154,6 +154,10 @@ class Ensemble:
         """Requests that were submitted and are not under way yet; a gauge, read at any time."""
         return sum(map(len, self._doors))
 
+    def under_way(self) -> int:
+        """Requests that have begun and have not been answered."""
+        return len(self._callers)
+
     def waiting(self) -> dict[int, Waiting]:
         """The same, and since when; an ensemble has no levels."""
         return with_doors({}, self._doors)

@@ -83,6 +83,7 @@ def wire_ensemble(
         control=control,
         ordering=None,
         closers=[mailbox.close, *way_in.closers],
+        under_way=ensemble.under_way,
         members=frozenset(description.members.values()),
     )
 

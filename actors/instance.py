@@ -284,6 +284,11 @@ class Instance:
         """Batches that it was given and has not begun."""
         return len(self._execute)
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests it has and has not answered."""
+        return len(self._in_flight)
+
     async def is_ready(self) -> bool:
         return await self._executor.is_ready()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -32,7 +32,7 @@ from actors.model_index import ModelIndex
 from actors.model_loading import Answers, ModelLoading, ModelSource
 from actors.options import ServerOptions
 from actors.policy.lifecycle import OUT_OF_DATE
-from actors.running_versions import RunningVersions, WireVersion
+from actors.running_versions import Running, RunningVersions, WireVersion
 from protocol.status import ServerError, internal, unsupported
 from repo.scan import Sighting
 
@@ -102,6 +102,10 @@ class ModelRepository:
             if self._options.model_control_mode == "poll":
                 nursery.start_soon(self._poll)
             task_status.started()
+
+    def alive(self) -> Sequence[Running]:
+        """Every version that has not ended, also if it serves no longer."""
+        return self._versions.alive()
 
     def stop_accepting(self) -> None:
         """The server is exiting: probes and control calls say so; inference still works."""

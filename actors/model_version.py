@@ -32,6 +32,7 @@ class VersionActors:
     control: Door[Control]
     ordering: OrderedReplies | None
     closers: list[Callable[[], None]]  # what is to be done once everybody has ended
+    under_way: Callable[[], int] = lambda: 0  # of an ensemble: the requests that have begun
     members: frozenset[str] = frozenset()  # of an ensemble: the models of its steps
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -56,6 +57,12 @@ class VersionActors:
                 self.crew.leave()
             for close in self.closers:
                 close()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it was given and has not answered."""
+        waiting = self.scheduler.pending()
+        return waiting + (self.crew.in_flight if self.crew else self.under_way())
 
     async def draft(self, description: ModelDescription) -> Draft:
         """Load the instances that `description` has more. Raises ServerError."""

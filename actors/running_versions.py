@@ -45,6 +45,19 @@ class Running:
     draining: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def name(self) -> str:
+        return self.actors.serving.name
+
+    @property
+    def version(self) -> int:
+        return self.actors.serving.version
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for an answer of this version."""
+        return self.actors.in_flight
+
 
 @dataclass(slots=True, eq=False)
 class _Attempt:

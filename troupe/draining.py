@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -17,6 +17,19 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS: Final = 1.0
 # What is idle closes at once, and needs no mention.
 IDLE_SECONDS: Final = 0.125
+
+
+class Version(Protocol):
+    """A model version that has not ended."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def in_flight(self) -> int: ...
 
 
 class Draining(Protocol):
@@ -39,4 +52,28 @@ async def report_connections(ports: Sequence[tuple[str, Draining]], life: trio.C
             log.info("Timeout %s: Found %s %s", left, count, words)
         if not busy:
             return
+        await trio.sleep(REPORT_SECONDS)
+
+
+async def report_models(alive: Callable[[], Sequence[Version]], deadline_at: float) -> None:
+    """Say which model versions still work, and then how many have not ended; until all have."""
+    while versions := alive():
+        left = max(0, math.ceil(deadline_at - trio.current_time()))
+        busy = [version for version in versions if version.in_flight]
+        log.info(
+            "Timeout %s: Found %s model versions that have in-flight inferences", left, len(busy)
+        )
+        for version in busy:
+            log.info(
+                "Model '%s' (version %s) has %s in-flight inferences",
+                version.name,
+                version.version,
+                version.in_flight,
+            )
+        if not busy:
+            log.info(
+                "Timeout %s: Found %s live models and 0 in-flight non-inference requests",
+                left,
+                len(versions),  # ports have closed, so that nothing else can be under way
+            )
         await trio.sleep(REPORT_SECONDS)

@@ -30,7 +30,7 @@ from actors.process_zygote import ZygoteOnDemand
 from actors.tls import Tls
 from actors.wiring import Core, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse
-from troupe.draining import report_connections
+from troupe.draining import report_connections, report_models
 from troupe.production import log_of_workers, production_ports
 from troupe.tables import agent_table, backend_table, model_table, option_table
 
@@ -81,6 +81,20 @@ class Server:
         """One inference without a socket. Raises ServerError."""
         return await infer(self.core.calls, request, deadline_at=deadline_at)
 
+    async def register_repository(
+        self, location: str, mapping: Mapping[str, str] | None = None
+    ) -> None:
+        """Look for models in one more place; `mapping` is model name → directory there.
+
+        A directory that is mapped is seen under that name only. For explicit mode; a model that is
+        found there is loaded when somebody asks for it. Raises ServerError.
+        """
+        await self.core.control_plane.register_repository(location, mapping or {})
+
+    async def unregister_repository(self, location: str) -> None:
+        """Look there no longer. Models that were loaded from it go on. Raises ServerError."""
+        await self.core.control_plane.unregister_repository(location)
+
     def reload(self) -> None:
         """Look at the files that may change under a server: its certificates and API keys."""
         self._key_file.reload()
@@ -119,6 +133,8 @@ class Server:
                     log.info("Waiting for in-flight requests to complete.")
                     self.core.repository.stop_accepting()
                     self.core.repository.drain()
+                    alive = self.core.repository.alive
+                    observers.start_soon(report_models, alive, life.deadline)
                 observers.cancel_scope.cancel()
         if life.cancelled_caught:
             raise ExitTimeout("Internal - Exit timeout expired. Exiting immediately.")

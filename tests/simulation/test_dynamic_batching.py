@@ -198,6 +198,7 @@ def test_39_a_model_that_ends_completes_what_it_has_and_takes_nothing_more(seed:
         await trio.testing.wait_all_tasks_blocked()
         world.ledger.life_of("m").end_now()
         world.core.index.value.find("m", "").control.send_nowait(Drain())
+        await trio.testing.wait_all_tasks_blocked()
         late = client.ask("m", "late")  # whoever looked the model up a moment ago
         await world.all_answered()
         assert [one.error for one in before] == [None] * 3

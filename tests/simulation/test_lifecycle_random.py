@@ -20,8 +20,8 @@ from protocol.status import ServerError
 from simulation.world import SimulatedModel, World
 
 SEEDS: Final = range(200)
-OPERATIONS: Final = 4
-REQUESTS: Final = 12
+OPERATIONS: Final = 3
+REQUESTS: Final = 8
 SEQUENCES: Final = 2
 STEPS: Final = 3
 SECONDS: Final = 8  # in which all of it happens
