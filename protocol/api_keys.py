@@ -121,18 +121,20 @@ class Guard:
 
     def __init__(self, restricted: RestrictedApis, keyring: Keyring | None = None) -> None:
         self._restricted = restricted
+        self._restricts = not restricted.is_empty
         self.keyring = keyring or Keyring()
 
     @property
     def is_open(self) -> bool:
         """Whether nothing is refused to anybody, now."""
-        return self._restricted.is_empty and self.keyring.keys is None
+        return not self._restricts and self.keyring.keys is None
 
     def refusal(self, category: Category, headers: Mapping[str, str]) -> Refused | None:
         """Why a request in `category` is refused, or None. `headers` has lower-case names."""
-        text = self._restricted.refusal(category, headers)
-        if text is not None:
-            return Refused(Reason.RESTRICTED, text)
+        if self._restricts:
+            text = self._restricted.refusal(category, headers)
+            if text is not None:
+                return Refused(Reason.RESTRICTED, text)
         keys = self.keyring.keys
         if keys is None or category in keys.open_to_all:
             return None
