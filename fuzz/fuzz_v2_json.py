@@ -48,6 +48,7 @@ from protocol.v2_json_response import InferEncoder
 from protocol.v2_json_shared_memory import parse_register
 
 LIMIT = 2048
+MOST_DIMENSIONS = 32  # of any version of numpy
 INPUTS = {
     "PROMPT": InputSpec("BYTES", (1,)),
     "INPUT0": InputSpec("FP32", (-1, 4)),
@@ -265,9 +266,13 @@ def _encode(request: InferRequest, plan: ResponsePlan, regions: OneRegion) -> No
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Whether admission would let this tensor through to a model."""
+    """Whether admission would let this tensor through to a model, whose ranks are numpy's."""
     size = ELEMENT_SIZE.get(tensor.datatype)
-    return size is not None and tensor.byte_size == tensor.element_count * size
+    return (
+        size is not None
+        and tensor.byte_size == tensor.element_count * size
+        and len(tensor.shape) <= MOST_DIMENSIONS
+    )
 
 
 def _generate(body: bytes) -> None:
