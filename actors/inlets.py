@@ -3,7 +3,8 @@
 A task that reads one socket costs a turn of the event loop, and a system call to wait again, for
 every request. The sockets of a port are therefore watched together: `Readiness` is told once of
 each and waits for all of them in one task, which has each connection take in what came for it. So
-whatever has come for a port is read, parsed and submitted in one turn.
+whatever has come for a port is read, parsed and submitted in one turn, and then, since the turns of
+others are held until all of it has been read, dispatched together.
 
 Owns when a peer is read, and how much of a port is read in one turn. It never looks at a byte, and
 never writes. `StreamInlet` does the same for a stream without a descriptor, in a task of its own.
@@ -18,6 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from actors.sockets import PeerStream
+from actors.turns import current_turns
 
 # Connections that are read in one turn. Others wait for the next, and so do the server's other
 # tasks: at some 20 µs for a small request this is a few milliseconds.
@@ -59,13 +61,18 @@ class StreamInlet:
         self._resumed: trio.Event | None = None  # set while paused
 
     async def run(self, hearer: Hearer) -> None:
+        turns = current_turns()
         try:
             while True:
                 if self._resumed is not None:
                     await self._resumed.wait()
                     continue
                 data = bytes(await self._stream.receive_some(hearer.read_size))
-                hearer.hear(data)
+                turns.hold()
+                try:
+                    hearer.hear(data)
+                finally:
+                    turns.settle()
                 if not data:
                     return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -89,13 +96,15 @@ class Readiness:
 
     async def run(self) -> None:
         """Have sockets read as they become readable, until cancelled."""
-        poll, readers = self._epoll.poll, self._readers
+        poll, readers, turns = self._epoll.poll, self._readers, current_turns()
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
+            turns.hold()
             for descriptor, _ in poll(0, MAX_READ_PER_TURN):
                 reader = readers.get(descriptor)
                 if reader is not None:  # an earlier one may have ended it
                     reader()
+            turns.settle()
 
     def close(self) -> None:
         """When no connection is left."""

@@ -1,13 +1,16 @@
 """Where the models' replies to a port's inferences come in, for all of its connections.
 
 A mailbox for each connection would wake each of them for its own reply; here the replies of a batch
-are encoded and sent in one turn of one task. Owns who waits for which reply. A reply that nobody
+are encoded and sent in one turn. Owns who waits for which reply. A reply that nobody
 waits for any longer is dropped. It never looks into a reply.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final, Protocol
+
+import trio
 
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
@@ -38,19 +41,17 @@ class ReplyDesk:
     async def run(self) -> None:
         """Hand out replies, until cancelled."""
         try:
-            while True:
-                await self._mailbox.wait()
-                self._hand_out()
+            await self._mailbox.serve(self._turn)
         finally:
             self._mailbox.close()
 
-    def _hand_out(self) -> None:  # not in `run`, which would keep the last reply while it waits
+    def _turn(self) -> float:
         for reply in self.replies.drain(MAX_REPLIES_PER_TURN):
             taker = self._takers.get(reply.number)
             if taker is not None:
                 taker.take_reply(reply)
-        if len(self.replies):
-            self._mailbox.ring()
+        # Not a ring, which would be answered before anybody else has a turn of the event loop.
+        return trio.current_time() if len(self.replies) else math.inf
 
     def expect(self, number: int, taker: ReplyTaker) -> None:
         """Hand the replies to this request to `taker`."""
