@@ -1,8 +1,8 @@
-"""One HTTP/2 connection of the gRPC port: a reader, and turns in which it answers.
+"""One HTTP/2 connection of the gRPC port: it hears its client, and answers in turns.
 
-Owns the codec and the connection's open calls. The reader feeds the codec and begins calls; a turn
-sends whatever has been said since the last one, in one go. A ModelInfer takes no task of its own,
-every other call gets one. The credit of a message's bytes goes back to the client once
+Owns the codec and the connection's open calls. What it hears feeds the codec and begins calls; a
+turn sends whatever has been said since the last one, in one go. A ModelInfer takes no task of its
+own, every other call gets one. The credit of a message's bytes goes back to the client once
 the message has been accepted, so that a slow server slows its clients.
 """
 
@@ -23,11 +23,11 @@ from actors.grpc_infer_stream import SHUTTING_DOWN, InferStream
 from actors.grpc_streams import MessageStream, StreamCall, UnaryStream, Wire
 from actors.grpc_terms import GrpcSettings, Refusal, Terms, TermsReader
 from actors.grpc_unary import UnaryInfers
+from actors.inlets import Inlet
 from actors.shared_memory import SharedMemory
-from actors.sockets import Buffer, send_nowait, send_parts
+from actors.sockets import FIRST_READ_BYTES, Buffer, next_read_bytes, send_nowait, send_parts
 from actors.tls import HTTP2, HandshakeFailed, handshake
 from actors.tracing import Received
-from actors.turns import current_turns
 from protocol.grpc_compression import IDENTITY, decompress
 from protocol.grpc_service import (
     MODEL_INFER,
@@ -64,6 +64,7 @@ class GrpcConnection:
     def __init__(
         self,
         stream: trio.abc.Stream,
+        inlet: Inlet,
         *,
         calls: Calls,
         regions: SharedMemory,
@@ -72,6 +73,8 @@ class GrpcConnection:
         unary_paths: frozenset[str],
     ) -> None:
         self._stream = stream
+        self._inlet = inlet
+        self._read_bytes = FIRST_READ_BYTES
         self._calls = calls
         self._regions = regions
         self._routes = routes
@@ -103,7 +106,7 @@ class GrpcConnection:
                 await handshake(self._stream, HTTP2, required=True)
                 self._is_met = True
                 async with trio.open_nursery() as self._nursery:
-                    self._nursery.start_soon(self._read)
+                    self._nursery.start_soon(self._inlet.run, self)
                     await self._mailbox.serve(self._turn)
                     self._nursery.cancel_scope.cancel()
         except HandshakeFailed as error:
@@ -136,23 +139,15 @@ class GrpcConnection:
 
     # --- reader ------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        http2, turns = self._http2, current_turns()
-        while not http2.is_closed:
-            try:
-                data = bytes(await self._stream.receive_some())
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-            turns.hold()
-            try:
-                self._hear(data)
-            finally:
-                turns.settle()
+    @property
+    def read_size(self) -> int:
+        return self._read_bytes
 
-    def _hear(self, data: bytes) -> None:
-        """What the client has sent; nothing if it has sent its last."""
+    def hear(self, data: bytes) -> None:
+        """Take in what the client has sent; nothing if it has sent its last."""
         http2 = self._http2
         if data:
+            self._read_bytes = next_read_bytes(self._read_bytes, len(data))
             events = http2.receive(data, trio.current_time())
             self._take(events)
             if events and self._calls.tracing.is_active:
@@ -161,6 +156,10 @@ class GrpcConnection:
             self._take(http2.receive_eof())
         if http2.has_output or http2.is_closed or self._stopped:
             self._mailbox.ring()
+
+    def lose(self) -> None:
+        """The connection has broken."""
+        self.hear(b"")
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -15,6 +15,7 @@ from grpclib.const import Cardinality
 from actors.calls import Calls
 from actors.grpc_connection import GrpcConnection
 from actors.grpc_terms import GrpcSettings
+from actors.inlets import Inlet, Readiness, SocketInlet, StreamInlet
 from actors.port import Port
 from actors.shared_memory import SharedMemory
 from actors.sockets import PeerStream
@@ -47,6 +48,7 @@ class GrpcFrontend:
         self._unary_paths = frozenset(
             path for path, route in routes.items() if route.cardinality is Cardinality.UNARY_UNARY
         )
+        self._readiness = Readiness()
         self._port = Port(listeners, self._connect, sweep_seconds=SWEEP_SECONDS)
 
     @property
@@ -55,15 +57,29 @@ class GrpcFrontend:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until `drain`; return when the last connection has ended."""
-        await self._port.run(task_status=task_status)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._readiness.run)
+                await self._port.run(task_status=task_status)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._readiness.close()
 
     def drain(self) -> None:
         """Accept no more; send GOAWAY, let open calls end."""
         self._port.drain()
 
     def _connect(self, stream: PeerStream) -> GrpcConnection:
+        secured: trio.abc.Stream = stream
+        inlet: Inlet
+        if self._tls is None:
+            inlet = SocketInlet(stream, self._readiness)
+        else:  # bytes on the socket are not yet bytes of HTTP/2
+            secured = self._tls.secured(stream)
+            inlet = StreamInlet(secured)
         return GrpcConnection(
-            stream if self._tls is None else self._tls.secured(stream),
+            secured,
+            inlet,
             calls=self._calls,
             regions=self._regions,
             routes=self._routes,

@@ -59,10 +59,7 @@ class PeerStream(trio.abc.HalfCloseableStream):
             except trio.WouldBlock:
                 continue  # woken for nothing
             if max_bytes is None:
-                if len(data) == limit:
-                    self._read_bytes = min(2 * limit, MAX_READ_BYTES)
-                elif 4 * len(data) < limit:
-                    self._read_bytes = max(limit // 2, FIRST_READ_BYTES)
+                self._read_bytes = next_read_bytes(limit, len(data))
             return data
 
     def read_nowait(self, max_bytes: int) -> bytes:
@@ -136,6 +133,13 @@ async def send_parts(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> No
         parts = (b"".join(parts),)  # over TLS each would be a record, and a system call
     for part in parts:
         await stream.send_all(part)
+
+
+def next_read_bytes(asked: int, got: int) -> int:
+    """How much to ask for after a read that asked for so much and got so much."""
+    if got == asked:
+        return min(2 * asked, MAX_READ_BYTES)
+    return max(asked // 2, FIRST_READ_BYTES) if 4 * got < asked else asked
 
 
 def send_nowait(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> Sequence[Buffer]:

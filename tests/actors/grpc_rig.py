@@ -23,6 +23,7 @@ from actors.grpc_connection import GrpcConnection
 from actors.grpc_frontend import SWEEP_SECONDS
 from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import GrpcSettings
+from actors.inlets import StreamInlet
 from protocol.api_keys import Guard
 from protocol.grpc_service import MODEL_INFER, MODEL_STREAM_INFER, decode_message, routes
 from protocol.http2 import Http2Limits
@@ -128,8 +129,10 @@ class GrpcWorld(World):
         """A connected client; the connection must end with the block."""
         ours, theirs = trio.testing.memory_stream_pair()
         table = routes(services(self.core.control_plane))
+        stream = wrap(theirs) if wrap else theirs
         connection = GrpcConnection(
-            wrap(theirs) if wrap else theirs,
+            stream,
+            StreamInlet(stream),
             calls=self.core.calls,
             regions=self.core.regions,
             routes=table,
