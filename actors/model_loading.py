@@ -20,12 +20,13 @@ import trio
 from actors.ensemble_families import Families, circular, judged
 from actors.failures import load_failure
 from actors.index_writer import DUPLICATE, IndexWriter
+from actors.model_index import VersionEntry, VersionState
 from actors.policy.lifecycle import Lifecycle, Parameters
-from actors.running_versions import Running, RunningVersions
+from actors.running_versions import Running, RunningVersions, load_failed
 from protocol.status import ServerError, internal, not_found
 from repo.model_config import ensemble_scheduling
 from repo.overrides import FILE_PREFIX
-from repo.preparation import ModelDescription
+from repo.preparation import CompletionFailed, ModelDescription
 from repo.scan import ModelIdentity, Sighting
 
 log = logging.getLogger(__name__)
@@ -181,6 +182,8 @@ class ModelLoading:
         async def describe(name: str) -> None:
             try:
                 described[name] = await self._described(name, parameters, sightings.get(name))
+            except CompletionFailed as error:
+                described[name] = self._cannot_be_completed(name, error)
             except Exception as caught:  # noqa: BLE001  # ring: no configuration ends the server
                 described[name] = self._cannot_be_loaded(name, load_failure(name, caught))
 
@@ -215,6 +218,14 @@ class ModelLoading:
         if name in self._index.value.models:
             self._problems[name] = error
             self._index.set_reason(name, str(error))
+        return error
+
+    def _cannot_be_completed(self, name: str, error: CompletionFailed) -> ServerError:
+        log.error("failed to load '%s' version %s: %s", name, error.version, error)
+        self._problems[name] = error
+        if error.version not in self._versions.numbers(name):
+            row = VersionEntry(VersionState.UNAVAILABLE, str(error))
+            self._index.set_version(name, error.version, row)
         return error
 
     async def _load_in_order(self, described: _Chosen, *, by_model: bool = False) -> Answers:
@@ -260,6 +271,8 @@ class ModelLoading:
         by_model: bool = False,
     ) -> ServerError | None:
         """Load one model, whose members have been loaded."""
+        if isinstance(description, CompletionFailed):
+            return load_failed(name, {description.version: description})
         if isinstance(description, ServerError):
             if description.message == DUPLICATE:
                 self._take_out([name])

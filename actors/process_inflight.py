@@ -24,6 +24,7 @@ from repo.backends.python import wire
 from repo.backends.python.extras import parse_error
 from repo.backends.python.layout import WireError
 from repo.backends.python.records import FAILED, LATE, RESCHEDULED, Records
+from repo.output_shapes import OutputShapes
 
 _NS: Final = 1_000_000_000
 
@@ -68,8 +69,11 @@ class InFlight:
         *,
         nursery: trio.Nursery,
         feedback: Feedback,
+        shapes: OutputShapes | None = None,
     ) -> None:
+        """`shapes` gives the outputs of a model that reshapes them the shapes of its dims."""
         self._load = load
+        self._shapes = shapes
         self._version = str(load.version)
         self._nursery = nursery
         self._feedback = feedback
@@ -136,7 +140,7 @@ class InFlight:
         if execution is None or len(records.numbers) != len(execution.requests):
             raise WireError(f"batch {records.base} was not asked for")
         input_ns, infer_ns, output_ns = wire.TIMINGS.unpack_from(packet, wire.PREFIX_AT)
-        if records.plain and not execution.late:
+        if records.plain and not execution.late and self._shapes is None:
             model_name, version = self._load.model_name, self._version
             ended: list[Outcome | None] = [
                 InferResponse(model_name, version, one.request.id, outputs)
@@ -232,6 +236,8 @@ class InFlight:
         )
         if extras:
             response.parameters = _parameters(extras)
+        if self._shapes is not None:
+            self._shapes.restore(response)
         return response
 
     # --- late requests ---------------------------------------------------------------------------

@@ -64,7 +64,9 @@ class WorkerProcess:
             first_segment_bytes=spec.load.first_segment_bytes,
             segment_growth_bytes=spec.load.segment_growth_bytes,
         )
-        self._inside = InFlight(spec.load, nursery=nursery, feedback=self)
+        self._inside = InFlight(
+            spec.load, nursery=nursery, feedback=self, shapes=spec.output_shapes
+        )
         self._calls = OutgoingCalls(
             self._link,
             nursery=nursery,

@@ -74,13 +74,6 @@ class _Attempt:
                 version = running.actors.serving.version
                 self.reasons[version] = unavailable("the version ended while others were loading")
 
-    def error(self, name: str) -> ServerError:
-        text = "".join(
-            f"version {version} is at UNAVAILABLE state: {error};"
-            for version, error in sorted(self.reasons.items())
-        )
-        return invalid_arg(f"load failed for model '{name}': {text}\n")
-
 
 class RunningVersions:
     """The parent of every model version; its owner lends it a nursery to keep them in."""
@@ -156,7 +149,7 @@ class RunningVersions:
             self._give_up(name, attempt, before)
             if description.agents is not None:
                 description.agents.fail()
-            return attempt.error(name)
+            return load_failed(name, attempt.reasons)
         replaced += self._commit(description, attempt, before)
         if self._stopping:
             self.retire(attempt.made.values())
@@ -339,3 +332,12 @@ class RunningVersions:
         for other in waits_for:
             await other.ended.wait()
         running.actors.drain()
+
+
+def load_failed(name: str, reasons: Mapping[int, ServerError]) -> ServerError:
+    """What the client is told of versions that do not load."""
+    text = "".join(
+        f"version {version} is at UNAVAILABLE state: {error};"
+        for version, error in sorted(reasons.items())
+    )
+    return invalid_arg(f"load failed for model '{name}': {text}\n")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protocol.status import ServerError
 from repo.agents import AgentChain
 from repo.config_json import to_json
 from repo.config_rules import check_complete_config, check_config
@@ -34,6 +35,16 @@ Complete = Callable[[ModelConfig, int], ModelConfig]
 
 Prefer = Callable[[ModelConfig], Sequence[PreferredGroup]]
 """The instance groups that a model's backend prefers where its configuration has none."""
+
+
+class CompletionFailed(ServerError):
+    """The files of a version say that it does not load."""
+
+    __slots__ = ("version",)
+
+    def __init__(self, version: int, cause: ServerError) -> None:
+        super().__init__(cause.status, cause.message)
+        self.version = version
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,14 +104,14 @@ def prepare(
 ) -> ModelDescription:
     """Complete and judge a configuration. Raises ServerError with the text the log shows.
 
-    `complete` is None when auto-completion is off.
+    `complete` is None when auto-completion is off; what it raises becomes CompletionFailed.
     """
     config = autofill(config, files.name or files.directory.name, files.first_version)
     config = normalise(config)
     check_config(config)
     versions = select_versions(config, discover_versions(files.subdirectories))
     if complete is not None:
-        config = normalise(complete(config, versions[-1]))
+        config = normalise(_completed(config, versions[-1], complete))
     config = normalise_instance_groups(config, devices, prefer(config))
     check_instance_groups(config, devices)
     check_complete_config(config)
@@ -112,3 +123,10 @@ def prepare(
         instances=expand(config),
         labels=load_labels(config, files.directory),
     )
+
+
+def _completed(config: ModelConfig, version: int, complete: Complete) -> ModelConfig:
+    try:
+        return complete(config, version)
+    except ServerError as error:
+        raise CompletionFailed(version, error) from error

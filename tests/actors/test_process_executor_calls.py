@@ -37,6 +37,9 @@ class TritonPythonModel:
 """
 )
 
+# What Triton puts before the server's own words.
+HERE = "Failed to process the request for model 'm_0_0', message: "
+
 
 GONE = (
     "1 Model gone - Error when running inference: Failed for execute the inference request. Model "
@@ -231,14 +234,14 @@ async def test_models_are_loaded_and_unloaded(tmp_path: Path) -> None:
     assert rig.said() == [
         "result None",
         "result None",
-        "TritonModelException: Failed to load model: no such thing",
+        f"TritonModelException: Failed to load model: {HERE}no such thing",
         "result None",
-        "TritonModelException: Failed to unload model: no such thing",
+        f"TritonModelException: Failed to unload model: {HERE}no such thing",
         "result False",
         "result True",
         (
-            "TritonModelException: Failed to check model readiness: Request for unknown model: "
-            "'broken' is not found"
+            f"TritonModelException: Failed to check model readiness: {HERE}Request for unknown "
+            "model: 'broken' is not found"
         ),
         "TypeError: model_name must be str, not int",
     ]
@@ -442,27 +445,27 @@ async def test_metrics_live_in_the_server(tmp_path: Path) -> None:
     failed = "TritonModelException: Failed to "
     kind = "TRITONSERVER_METRIC_KIND_"
     assert rig.said() == [
-        "TritonModelException: Error when creating MetricFamily: another kind",
+        f"TritonModelException: Error when creating MetricFamily: {HERE}another kind",
         "result 2.5",
         "result 5.0",
         (
-            f"{failed}increment metric value: {kind}COUNTER can only be incremented monotonically "
-            "by non-negative values."
+            f"{failed}increment metric value: {HERE}{kind}COUNTER can only be incremented "
+            "monotonically by non-negative values."
         ),
-        f"{failed}set metric value: {kind}COUNTER does not support Set",
-        f"{failed}observe metric value: {kind}COUNTER does not support Observe",
-        f"{failed}increment metric value: {kind}HISTOGRAM does not support Increment",
-        f"{failed}set metric value: {kind}HISTOGRAM does not support Set",
-        f"{failed}get metric value: {kind}HISTOGRAM does not support Value",
-        f"{failed}observe metric value: {kind}GAUGE does not support Observe",
+        f"{failed}set metric value: {HERE}{kind}COUNTER does not support Set",
+        f"{failed}observe metric value: {HERE}{kind}COUNTER does not support Observe",
+        f"{failed}increment metric value: {HERE}{kind}HISTOGRAM does not support Increment",
+        f"{failed}set metric value: {HERE}{kind}HISTOGRAM does not support Set",
+        f"{failed}get metric value: {HERE}{kind}HISTOGRAM does not support Value",
+        f"{failed}observe metric value: {HERE}{kind}GAUGE does not support Observe",
         f"{failed}create metric. Labels must be a dictionary.",
         f"{failed}create metric. Missing required buckets.",
         f"{failed}create metric. Buckets must be a list.",
         f"{failed}create metric. Unexpected buckets found.",
         (
-            "TritonModelException: Invalid metric operation as the corresponding 'MetricFamily' "
-            "has been deleted. The 'MetricFamily' object should be deleted AFTER its corresponding "
-            "'Metric' objects have been deleted."
+            f"{failed}set metric value: Invalid metric operation as the corresponding "
+            "'MetricFamily' has been deleted. The 'MetricFamily' object should be deleted AFTER "
+            "its corresponding 'Metric' objects have been deleted."
         ),
         "result 2.5",
     ]

@@ -295,7 +295,7 @@ async def test_a_request_may_ask_to_be_executed_again(tmp_path: Path) -> None:
     assert isinstance(outcome, Rescheduled)
     assert refused == (
         PREFIX + "Expected a None object in the execute function return list for reschduled "
-        "request, found type '<class 'troupe_worker.objects.InferenceResponse'>'."
+        "request, found type '<class 'c_python_backend_utils.InferenceResponse'>'."
     )
 
 

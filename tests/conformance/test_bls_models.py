@@ -161,6 +161,7 @@ DECOUPLED = (
     "models using the decoupled transaction policy. Please use 'decoupled=True' argument to the "
     "'exec' or 'async_exec' calls for decoupled models.'"
 )
+HERE = "Failed to process the request for model 'asker_0_0', message: "
 NOT_READY = "Failed for execute the inference request. Model '{}' is not ready."
 
 
@@ -179,8 +180,8 @@ NOT_READY = "Failed for execute the inference request. Model '{}' is not ready."
         (
             "ready_unknown",
             (
-                "raised Failed to check model readiness: Request for unknown model: 'nowhere' is "
-                "not found"
+                f"raised Failed to check model readiness: {HERE}Request for unknown model: "
+                "'nowhere' is not found"
             ),
         ),
     ],
@@ -198,8 +199,8 @@ def test_a_call_is_admitted_like_any_other(server: Any) -> None:
 
 def test_a_load_that_fails_is_raised(server: Any) -> None:
     assert ask(server, "load_unknown").startswith(
-        "raised Failed to load model: failed to load 'nowhere', failed to poll from model "
-        "repository"
+        f"raised Failed to load model: {HERE}failed to load 'nowhere', failed to poll from "
+        "model repository"
     )
 
 

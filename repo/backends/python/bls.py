@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import host as hosts
 from . import objects, wire
 from .arena import ArenaFullError
-from .errors import TritonError, TritonModelException, expect
+from .errors import ErrorCode, TritonError, TritonModelException, expect
 from .extras import pack_call, pack_request_extras, parse_error
 from .host import Host
 from .layout import WireError
@@ -83,7 +83,6 @@ class ResponseIterator:
 
 def infer(request: InferenceRequest, decoupled: bool) -> InferenceResponse | ResponseIterator:
     """What `InferenceRequest.exec` does. Raises TritonModelException outside `execute`."""
-    expect(decoupled, bool, "decoupled")
     host = hosts.current()
     if not host.bls_allowed:
         raise TritonModelException("BLS is only supported during the 'execute' function.")
@@ -109,7 +108,7 @@ def infer(request: InferenceRequest, decoupled: bool) -> InferenceResponse | Res
     host.bls_limit.acquire()
     call = Call(host)
     try:
-        prefix = wire.FINAL.pack(decoupled)
+        prefix = wire.FINAL.pack(bool(decoupled))
         host.send_records(wire.BLS_INFER, call.number, lambda: prefix, [record])
     except BaseException as error:
         del host.calls[call.number]
@@ -130,7 +129,7 @@ def _response_of(records: Records[Tensor]) -> InferenceResponse:
     make = objects.InferenceResponse._received
     if number == FAILED:
         code, message = parse_error(extras)
-        return make([], TritonError(message, code), "")
+        return make([], TritonError(message, ErrorCode(code)), "")
     if number == LATE:
         return make([], None, "")
     return make(records.tensors[0], None, extras.decode())
@@ -150,7 +149,9 @@ def load_model(model_name: str, config: str = "", files: Mapping[str, bytes] | N
         expect(content, bytes, "a file's content")
     answer = hosts.current().ask(lambda n: wire.LoadModel(n, model_name, config, files))
     if answer.error:
-        raise TritonModelException(f"Failed to load model: {answer.error}")
+        raise TritonModelException(
+            f"Failed to load model: {hosts.current().failed_here()}{answer.error}"
+        )
 
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> None:
@@ -159,7 +160,9 @@ def unload_model(model_name: str, unload_dependents: bool = False) -> None:
     expect(unload_dependents, bool, "unload_dependents")
     answer = hosts.current().ask(lambda n: wire.UnloadModel(n, model_name, int(unload_dependents)))
     if answer.error:
-        raise TritonModelException(f"Failed to unload model: {answer.error}")
+        raise TritonModelException(
+            f"Failed to unload model: {hosts.current().failed_here()}{answer.error}"
+        )
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> bool:
@@ -168,5 +171,7 @@ def is_model_ready(model_name: str, model_version: str = "") -> bool:
     expect(model_version, str, "model_version")
     answer = hosts.current().ask(lambda n: wire.AskModelReady(n, model_name, model_version))
     if answer.error:
-        raise TritonModelException(f"Failed to check model readiness: {answer.error}")
+        raise TritonModelException(
+            f"Failed to check model readiness: {hosts.current().failed_here()}{answer.error}"
+        )
     return bool(answer.value)

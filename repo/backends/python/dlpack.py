@@ -127,7 +127,8 @@ def take(name: str, source: Any) -> Tensor:
 def _capsule_of(source: Any) -> Any:
     if not hasattr(source, "__dlpack__") or not hasattr(source, "__dlpack_device__"):
         raise TritonModelException(
-            "Provided tensor is not supported. Tensor must be a DLPack capsule or have "
+            # The spaces are Triton's.
+            "Provided tensor is not supported. Tensor must be a DLPack capsule         or have "
             "`__dlpack__` and `__dlpack_device__` attributes"
         )
     device_type = source.__dlpack_device__()[0]
@@ -246,12 +247,10 @@ def _element_count(shape: tuple[int, ...]) -> int:
 
 
 def _is_contiguous(tensor: Any) -> bool:
-    if not tensor.strides:
+    if not tensor.strides or 0 in tensor.shape[: tensor.ndim]:
         return True
     expected = 1
     for axis in range(tensor.ndim - 1, -1, -1):
-        if tensor.shape[axis] == 0:
-            return True
         if tensor.shape[axis] != 1 and tensor.strides[axis] != expected:
             return False
         expected *= tensor.shape[axis]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from protocol.status import internal, invalid_arg
+from protocol.status import internal
 
 MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
 
@@ -70,7 +70,7 @@ class EnvironmentStore:
             location = str(model_directory) + location.removeprefix(MODEL_DIRECTORY)
         path = Path(location)
         if not path.exists():
-            raise invalid_arg(f"Failed to get the canonical path for {location}.")
+            raise internal(f"Failed to get the canonical path for {location}.")
         # An interpreter is known by its own path: in a virtual environment it is a link.
         return path.absolute() if path.is_file() and path.is_symlink() else path.resolve()
 

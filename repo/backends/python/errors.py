@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 
 _OURS = os.path.dirname(__file__) + os.sep  # the model's author has no use for our frames
@@ -11,8 +12,8 @@ class TritonModelException(Exception):  # the name is Triton's
     """Raised by a model for anything, and by this package for what Triton refuses."""
 
 
-class TritonError:
-    """The error that a response carries instead of tensors."""
+class ErrorCode(enum.IntEnum):
+    """Triton's codes, by Triton's numbers."""
 
     UNKNOWN = 0
     INTERNAL = 1
@@ -23,16 +24,29 @@ class TritonError:
     ALREADY_EXISTS = 6
     CANCELLED = 7
 
-    def __init__(self, message: str, code: int = INTERNAL) -> None:
+
+class TritonError:
+    """The error that a response carries instead of tensors."""
+
+    UNKNOWN = ErrorCode.UNKNOWN
+    INTERNAL = ErrorCode.INTERNAL
+    NOT_FOUND = ErrorCode.NOT_FOUND
+    INVALID_ARG = ErrorCode.INVALID_ARG
+    UNAVAILABLE = ErrorCode.UNAVAILABLE
+    UNSUPPORTED = ErrorCode.UNSUPPORTED
+    ALREADY_EXISTS = ErrorCode.ALREADY_EXISTS
+    CANCELLED = ErrorCode.CANCELLED
+
+    def __init__(self, message: str, code: ErrorCode = ErrorCode.INTERNAL) -> None:
         expect(message, str, "message")
-        expect(code, int, "code")
+        expect(code, ErrorCode, "code")
         self._message = message
         self._code = code
 
     def message(self) -> str:
         return self._message
 
-    def code(self) -> int:
+    def code(self) -> ErrorCode:
         return self._code
 
 
@@ -49,15 +63,33 @@ def expect(value: object, kind: type | tuple[type, ...], name: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """The text that reaches a client: type, message, and the model's frames, innermost first."""
+    """The text that reaches a client: type, message, and the model's frames, innermost first.
+
+    The frames are those that were being executed where it was raised, callers included: what its
+    traceback lacks because an import has trimmed it is there all the same.
+    """
     if isinstance(error, ModelRefusal):
         return str(error)
     frames: list[str] = []
     trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_OURS):
-            frames.append(f"  {code.co_filename}({trace.tb_lineno}): {code.co_name}\n")
+    while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    text = f"{type(error).__name__}: {error}"
-    return text + "\n\nAt:\n" + "".join(reversed(frames)) if frames else text
+    frame = None if trace is None else trace.tb_frame
+    while frame is not None:
+        code = frame.f_code
+        if not _is_ours(code.co_filename):
+            frames.append(f"  {code.co_filename}({frame.f_lineno}): {code.co_name}\n")
+        frame = frame.f_back
+    text = f"{type(error).__name__}: {_message(error)}"
+    return text + "\n\nAt:\n" + "".join(frames) if frames else text
+
+
+def _is_ours(file_name: str) -> bool:
+    return file_name.startswith(_OURS) or file_name == "<string>"  # the command line's
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error) or "<EMPTY MESSAGE>"
+    except BaseException as failure:  # noqa: BLE001  # model code may raise anything
+        return f"<MESSAGE UNAVAILABLE DUE TO EXCEPTION: {type(failure).__name__}: {failure}>"

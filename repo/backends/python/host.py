@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import itertools
+import json
 import os
 import queue
 import socket
@@ -61,6 +62,7 @@ class Host:
         self._alive = True
         self.instance_name = ""
         self.decoupled = False
+        self.outputs: tuple[str, ...] = ()  # what is requested where nothing is
         self.cancelled: set[int] = set()
         self.executing = range(0)  # the numbers of the batch that the main thread has
         self.replies: weakref.WeakValueDictionary[int, Reply] = weakref.WeakValueDictionary()
@@ -83,6 +85,8 @@ class Host:
         """Called once, with the first thing that the server says."""
         self.instance_name = load.instance_name
         self.decoupled = bool(load.decoupled)
+        outputs = json.loads(load.config_json).get("output", ())
+        self.outputs = tuple(output["name"] for output in outputs)
         self.bls_limit = threading.BoundedSemaphore(load.bls_limit)
         self._arena.first_bytes = load.first_segment_bytes
         self._arena.growth_bytes = load.segment_growth_bytes
@@ -256,6 +260,10 @@ class Host:
             call.hear(records, bool(final))
 
     # --- asking ----------------------------------------------------------------------------------
+
+    def failed_here(self) -> str:
+        """What Triton puts before the server's own words when a question of the model fails."""
+        return f"Failed to process the request for model '{self.instance_name}', message: "
 
     def next_number(self) -> int:
         """A number that no other call of this process has."""

@@ -16,6 +16,7 @@ from protocol.status import internal, invalid_arg, unsupported
 from repo.backends.base import InstanceContext
 from repo.backends.settings import boolean_parameter
 from repo.model_config import is_decoupled, parameter, sequence_batching
+from repo.output_shapes import OutputShapes
 
 from .arena import DEFAULT_SEGMENT_BYTES
 from .environment import Environment, EnvironmentStore, own_environment
@@ -55,6 +56,7 @@ class WorkerSpec:
     load: Load
     cores: frozenset[int] = frozenset()  # to run on; empty: wherever
     bisects_poison: bool = True  # may a batch that killed a worker be run again, in halves
+    output_shapes: OutputShapes | None = None  # None: no output is reshaped
 
     def command(self, descriptors: Sequence[int]) -> list[str]:
         """The command line, given what the worker inherits: `work`, `control` and its progress."""
@@ -117,6 +119,7 @@ def worker_spec(
         # What a sequence had told the worker before has died with it: a second one would answer
         # its next request as if it were the first.
         bisects_poison=sequence is None if bisects is None else bisects,
+        output_shapes=OutputShapes.compile(config),
     )
 
 

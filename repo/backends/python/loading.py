@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from typing import Any
@@ -46,7 +45,9 @@ def import_model(load: wire.Load) -> Any:
         sys.path.append(load.module_directory)
         name = stem
     try:
-        return importlib.import_module(name).TritonPythonModel
+        # As the statement does it, which trims the machinery from an exception's traceback.
+        __import__(name)
+        return sys.modules[name].TritonPythonModel
     except BaseException as error:  # noqa: BLE001  # model code may raise anything, SystemExit too
         raise LoadError(describe(error)) from None
 

@@ -7,7 +7,6 @@ the server. Updates are only told to it; what would be wrong with one is known h
 from __future__ import annotations
 
 import enum
-import json
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -47,7 +46,9 @@ class Metric:
         )
         if answer.error:
             self._number = -1
-            raise TritonModelException(f"Error when creating Metric: {answer.error}")
+            raise TritonModelException(
+                f"Error when creating Metric: {host.failed_here()}{answer.error}"
+            )
 
     def __del__(self) -> None:
         if getattr(self, "_number", -1) >= 0:
@@ -67,21 +68,25 @@ class Metric:
 
     def value(self) -> float:
         """The current value of a counter or a gauge. Raises TritonModelException."""
-        self._check_family()
+        self._check_family("get")
+        host = hosts.current()
         if self._state.kind is MetricKind.HISTOGRAM:
             raise TritonModelException(
-                "Failed to get metric value: TRITONSERVER_METRIC_KIND_HISTOGRAM does not support "
-                "Value"
+                f"Failed to get metric value: {host.failed_here()}"
+                "TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Value"
             )
-        answer = hosts.current().ask(lambda n: wire.AskMetric(n, self._number))
+        answer = host.ask(lambda n: wire.AskMetric(n, self._number))
         if answer.error:
-            raise TritonModelException(f"Failed to get metric value: {answer.error}")
+            raise TritonModelException(
+                f"Failed to get metric value: {host.failed_here()}{answer.error}"
+            )
         return answer.value
 
     def _update(self, operation: int, value: float) -> None:
         expect(value, (int, float), "value")
-        self._check_family()
         verb, name, kinds = _OPERATIONS[operation]
+        self._check_family(verb)
+        host = hosts.current()
         kind = self._state.kind
         problem = ""
         if kind not in kinds:
@@ -92,12 +97,15 @@ class Metric:
                 "non-negative values."
             )
         if problem:
-            raise TritonModelException(f"Failed to {verb} metric value: {problem}")
-        hosts.current().send(wire.UpdateMetric(self._number, operation, float(value)))
+            raise TritonModelException(
+                f"Failed to {verb} metric value: {host.failed_here()}{problem}"
+            )
+        host.send(wire.UpdateMetric(self._number, operation, float(value)))
 
-    def _check_family(self) -> None:
+    def _check_family(self, verb: str) -> None:
         if self._state.deleted:
             raise TritonModelException(
+                f"Failed to {verb} metric value: "
                 "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. "
                 "The 'MetricFamily' object should be deleted AFTER its corresponding 'Metric' "
                 "objects have been deleted."
@@ -127,7 +135,9 @@ class MetricFamily:
         expect(kind, MetricKind, "kind")
         answer = hosts.current().ask(lambda n: wire.OpenFamily(n, name, description, int(kind)))
         if answer.error:
-            raise TritonModelException(f"Error when creating MetricFamily: {answer.error}")
+            raise TritonModelException(
+                f"Error when creating MetricFamily: {hosts.current().failed_here()}{answer.error}"
+            )
         self._state = _FamilyState(name, kind)
 
     def __del__(self) -> None:
@@ -159,4 +169,9 @@ class MetricFamily:
 
 
 def _label(value: object) -> bytes:
-    return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "replace")
+    if not isinstance(value, str):
+        raise TritonModelException(
+            f"Error when creating Metric: {hosts.current().failed_here()}"
+            "attempt to access JSON non-string as string"
+        )
+    return value.encode("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
     from .bls import ResponseIterator
     from .sender import InferenceResponseSender, Reply
 
-MEMORY_GPU = 0
-MEMORY_CPU = 1
+
+class MemoryKind(enum.IntEnum):
+    """Where a tensor lies."""
+
+    GPU = 0
+    CPU = 1
+
+
+MEMORY_GPU = MemoryKind.GPU
+MEMORY_CPU = MemoryKind.CPU
 
 RELEASE_ALL = 1
 RELEASE_RESCHEDULE = 2
@@ -26,7 +35,8 @@ def parameters_json(parameters: Mapping[str, bool | int | str] | None) -> str:
     """The JSON text of request or response parameters. Raises TritonModelException."""
     if parameters is None:
         return ""
-    expect(parameters, dict, "parameters")
+    if not isinstance(parameters, dict):
+        raise TritonModelException(f"Expect dict, got {type(parameters)}")
     for key, value in parameters.items():
         if not isinstance(key, str):
             raise TritonModelException(
@@ -42,8 +52,8 @@ def parameters_json(parameters: Mapping[str, bool | int | str] | None) -> str:
 class PreferredMemory:
     """Where the outputs of a call to another model should land."""
 
-    def __init__(self, preferred_memory_type: int, preferred_device_id: int = 0) -> None:
-        expect(preferred_memory_type, int, "preferred_memory_type")
+    def __init__(self, preferred_memory_type: MemoryKind, preferred_device_id: int = 0) -> None:
+        expect(preferred_memory_type, MemoryKind, "preferred_memory_type")
         expect(preferred_device_id, int, "preferred_device_id")
         self._type = preferred_memory_type
         self._device_id = preferred_device_id
@@ -157,8 +167,10 @@ class InferenceRequest:
         parameters: Mapping[str, bool | int | str] | None = None,
     ) -> None:
         expect(request_id, str, "request_id")
-        if isinstance(correlation_id, bool) or not isinstance(correlation_id, (int, str)):
-            raise TypeError("Correlation ID must be integer or string")
+        if correlation_id is None:
+            raise TypeError("correlation_id must be int or str, not NoneType")
+        if not isinstance(correlation_id, (int, str)):
+            raise TritonModelException("Correlation ID must be integer or string")
         expect(inputs, (list, tuple), "inputs")
         expect(requested_output_names, (list, tuple, set), "requested_output_names")
         expect(model_name, str, "model_name")

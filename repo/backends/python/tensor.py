@@ -45,8 +45,6 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     if name is None and dtype.kind == "S":
         return "BYTES"
     if name is None:
-        name = _FROM_DTYPE.get(dtype.newbyteorder("<"))
-    if name is None:
         raise TritonModelException("NumPy dtype is not supported.")
     return name
 
@@ -100,8 +98,6 @@ class Tensor:
         datatype = _FROM_DTYPE.get(array.dtype)
         if datatype is None:
             datatype = datatype_of(array.dtype)
-            if datatype != "BYTES":
-                array = array.astype(NUMPY_DTYPE[datatype])
         if not array.flags.c_contiguous:
             array = np.ascontiguousarray(array)
         self._name = name

@@ -98,7 +98,7 @@ class Worker:
         records = host.read_requests(packet)
         base, count = records.base, len(records.numbers)
         host.executing = range(base, base + count)
-        requests = _requests_of(records)
+        requests = _requests_of(records, host.outputs)
         del packet, records
         called = returned = perf_counter_ns()
         self._progress.begin(base)
@@ -232,12 +232,13 @@ class Worker:
             self._host.send(wire.Readiness(int(ready)))
 
 
-def _requests_of(records: Records[Tensor]) -> list[InferenceRequest]:
+def _requests_of(records: Records[Tensor], outputs: tuple[str, ...]) -> list[InferenceRequest]:
     layouts = records.layouts
     number = records.base
     requests: list[InferenceRequest] = []
     for layout, inputs in zip(records.numbers, records.tensors):
-        requests.append(InferenceRequest._received(number, inputs, layouts[layout].requested))
+        requested = layouts[layout].requested or outputs
+        requests.append(InferenceRequest._received(number, inputs, requested))
         number += 1
     if records.extras is not None:
         for request, packed in zip(requests, records.extras):

@@ -34,9 +34,6 @@ def test_a_tensor_takes_any_array_that_triton_has_a_name_for() -> None:
     assert (tensor.name(), tensor.shape(), tensor.triton_dtype()) == ("T", [3, 2], 11)
     assert tensor.as_numpy().flags.c_contiguous
     assert tensor._raw() == strided.tobytes()
-    big_endian = Tensor("T", np.array([1, 2], ">i4"))
-    assert big_endian.as_numpy().dtype == np.dtype("<i4")
-    assert big_endian._raw() == np.array([1, 2], "<i4").tobytes()
     same = np.zeros(4, np.float32)
     assert Tensor("T", same).as_numpy() is same
     large = np.arange(SHARED_THRESHOLD, dtype=np.int64)
@@ -164,7 +161,7 @@ def test_a_request_is_made_of_the_right_types_only() -> None:
     ):  # fmt: skip
         with pytest.raises(TypeError):
             request(**{name: None})
-    with pytest.raises(TypeError, match=r"^Correlation ID must be integer or string$"):
+    with pytest.raises(TritonModelException, match=r"^Correlation ID must be integer or string$"):
         request(correlation_id=1.5)
     where = "for request with id 'r' and model name 'm' should not be empty."
     with pytest.raises(TritonModelException, match=f"^Input tensor {where}$"):

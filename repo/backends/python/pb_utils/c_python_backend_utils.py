@@ -17,6 +17,23 @@ from ..objects import (
 from ..sender import InferenceResponseSender
 from ..tensor import Tensor
 
+# Texts and pickles name a class by its module, and this is the one that Triton's have.
+for _published in (
+    InferenceRequest,
+    InferenceResponse,
+    InferenceResponseSender,
+    InferenceTrace,
+    Logger,
+    Metric,
+    MetricFamily,
+    PreferredMemory,
+    ResponseIterator,
+    Tensor,
+    TritonError,
+    TritonModelException,
+):
+    _published.__module__ = "c_python_backend_utils"
+
 TRITONSERVER_MEMORY_GPU = MEMORY_GPU
 TRITONSERVER_MEMORY_CPU = MEMORY_CPU
 

@@ -1,0 +1,123 @@
+"""The Python backend against the real Triton: the same models, the same requests, every answer.
+
+    python bench/differential.py [--record] [--only KEY] [--logs FOLDER]
+
+Both servers get a copy of tests/conformance/differential/models, each its turn, and are asked the
+same things by the same client. Each difference is printed with its explanation; one that has none
+makes the command fail. `--record` writes what was said to recorded.json beside the models, against
+which the test suite holds Troupe where there is no Triton. Triton is installed by the first run
+(docs/peers.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "conformance" / "differential"))
+
+import peers
+from asks import ENDS_TRITON
+from differences import explanation
+from drive import Driver, Record, copy_models
+from peer_servers import start_triton, start_troupe
+from processes import ServerFailed
+
+RECORDED = Path(__file__).parents[1] / "tests" / "conformance" / "differential" / "recorded.json"
+FLAGS = ("--model-control-mode=explicit", "--log-verbose=1")
+STARTS = {"triton": start_triton, "troupe": start_troupe}
+
+
+def ask_everything(server: str, folder: Path, log: Path) -> Record:
+    """Start a server on a copy of the models and write down all that it says."""
+    repository = folder / server
+    copy_models(repository)
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}  # a new file would count as a changed model
+    start = STARTS[server]
+    with start(repository, log=log, flags=FLAGS, environment=environment) as endpoint:
+        driver = Driver(
+            http=endpoint.http,
+            grpc=endpoint.grpc,
+            metrics=endpoint.metrics,
+            repository=repository,
+            fatal=ENDS_TRITON if server == "triton" else (),
+        )
+        try:
+            record = driver.run()
+        finally:
+            driver.close()
+    driver.log_lines(log.read_text(errors="replace"))
+    return record
+
+
+def compare(said: dict[str, Record], only: str | None) -> int:
+    """Print a row for each difference; the number of those that nobody has explained."""
+    unexplained = 0
+    differing = 0
+    for key in said["triton"]:
+        if only is not None and only not in key:
+            continue
+        values = {
+            server: json.dumps(record[key], sort_keys=True) for server, record in said.items()
+        }
+        if values["triton"] == values["troupe"]:
+            continue
+        differing += 1
+        reason = explanation(key)
+        unexplained += reason is None
+        print(f"\n{key}: {reason or 'NOT EXPLAINED'}")
+        for server, value in values.items():
+            print(f"  {server:6} {value}")
+    count = len(said["triton"])
+    print(f"\n{count} answers, {differing} differ, {unexplained} without an explanation")
+    return unexplained
+
+
+def as_recorded(said: dict[str, Record]) -> str:
+    """What Triton said to everything, and Troupe where it said something else; a line for each."""
+    differing = {
+        key: answer for key, answer in said["troupe"].items() if said["triton"][key] != answer
+    }
+    parts = []
+    for server, record in (("triton", said["triton"]), ("troupe", differing)):
+        lines = [
+            f"{json.dumps(key)}: {json.dumps(record[key], ensure_ascii=False, sort_keys=True)}"
+            for key in sorted(record)
+        ]
+        parts.append(f'"{server}": {{\n' + ",\n".join(lines) + "\n}")
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="the Python backend against the real Triton")
+    parser.add_argument("--record", action="store_true", help="write recorded.json")
+    parser.add_argument("--only", help="print only keys that contain this")
+    parser.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
+    options = parser.parse_args()
+    try:
+        peers.install("triton")
+    except (peers.CannotInstall, subprocess.CalledProcessError) as problem:
+        print(f"skipped, there is no Triton to compare with: {problem}")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="differential-") as scratch:
+        folder = Path(scratch)
+        logs = options.logs or folder
+        try:
+            said = {
+                server: ask_everything(server, folder, logs / f"{server}.log") for server in STARTS
+            }
+        except ServerFailed as failed:
+            print(failed, file=sys.stderr)
+            return 1
+    unexplained = compare(said, options.only)
+    if options.record:
+        RECORDED.write_text(as_recorded(said))
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""Is decoupled."""
+
+from probes import ProbeModel
+
+
+class TritonPythonModel(ProbeModel):
+    @staticmethod
+    def auto_complete_config(config):
+        config.add_input({"name": "WORD", "data_type": "TYPE_STRING", "dims": [1]})
+        config.add_output({"name": "ANSWER", "data_type": "TYPE_STRING", "dims": [1]})
+        config.set_model_transaction_policy({"decoupled": True})
+        return config
+
+    def works(self):
+        return True

@@ -1,0 +1,14 @@
+"""Completes what its configuration begins."""
+
+from probes import ProbeModel
+
+
+class TritonPythonModel(ProbeModel):
+    @staticmethod
+    def auto_complete_config(config):
+        config.add_input({"name": "WORD", "data_type": "TYPE_STRING", "dims": [1]})
+        config.add_output({"name": "ANSWER", "data_type": "TYPE_STRING", "dims": [1]})
+        return config
+
+    def works(self):
+        return True

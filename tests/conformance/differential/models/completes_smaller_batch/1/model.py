@@ -1,0 +1,13 @@
+"""Allows less than its configuration does."""
+
+from probes import ProbeModel
+
+
+class TritonPythonModel(ProbeModel):
+    @staticmethod
+    def auto_complete_config(config):
+        config.set_max_batch_size(4)
+        return config
+
+    def works(self):
+        return True

@@ -1,0 +1,3 @@
+"""In the model directory."""
+
+VALUE = "package"

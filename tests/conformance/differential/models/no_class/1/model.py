@@ -1,0 +1,6 @@
+"""Does not load."""
+
+
+class AnotherName:
+    def execute(self, requests):
+        return None

@@ -1,0 +1,6 @@
+"""Loads, but cannot execute."""
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        pass

@@ -1,0 +1,6 @@
+"""Does not load."""
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return None
