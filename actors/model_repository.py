@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -68,6 +68,7 @@ class ModelRepository:
         commands: Door[RepositoryCommand],
         statistics: Door[Fact],
         available_memory: AvailableMemory = lambda: None,
+        reclaim: Callable[[], None] | None = None,
     ) -> None:
         self._options = options
         self._source = source
@@ -78,6 +79,7 @@ class ModelRepository:
             index=self._index,
             statistics=statistics,
             available_memory=available_memory,
+            reclaim=reclaim,
         )
         self._loading = ModelLoading(source=source, index=self._index, versions=self._versions)
         self._mailbox = mailbox

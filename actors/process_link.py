@@ -131,6 +131,9 @@ class Link:
         self._progress.close()
         self._arena.close()
         self._segments.close()
+        # A link refers to itself in a circle: what is large must not wait for the collector.
+        self._view.release()
+        self._buffer = bytearray()
 
     @property
     def work_descriptor(self) -> int:

@@ -88,7 +88,10 @@ class RunningVersions:
         index: IndexWriter,
         statistics: Door[Fact],
         available_memory: AvailableMemory,
+        reclaim: Callable[[], None] | None = None,
     ) -> None:
+        """`reclaim` is called soon after versions have ended, once for several."""
+        self._reclaim = reclaim
         self._attempts = 1 + max(0, options.model_load_retry_count)
         self._wire_version = wire_version
         self._index = index
@@ -258,6 +261,10 @@ class RunningVersions:
         finally:
             del self._alive[running]
             running.ended.set()
+            if self._reclaim is not None:
+                # Not before this task has let go of the version, which it does without a pause.
+                token = trio.lowlevel.current_trio_token()
+                token.run_sync_soon(self._reclaim, idempotent=True)
         self._forget(running, reason)
 
     def _forget(self, running: Running, reason: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -80,6 +81,7 @@ class Ports:
     follow_log_settings: FollowLogSettings = lambda _: None
     tracing: TracePorts = field(default_factory=TracePorts)
     available_memory: AvailableMemory = lambda: None
+    reclaim: Callable[[], None] | None = None  # called when models have ended
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +176,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
             commands=commands,
             statistics=facts,
             available_memory=ports.available_memory,
+            reclaim=ports.reclaim,
         ),
         control_plane=control_plane,
         calls=calls,

@@ -26,6 +26,7 @@ from repo.config_json import to_json
 from repo.instance_groups import DeviceTable
 from repo.memory import available_bytes
 from troupe.logs import follow
+from troupe.memory import release_memory
 
 log = logging.getLogger("model")
 
@@ -115,4 +116,5 @@ def production_ports(options: ServerOptions, starter: Starter) -> Ports:
             environment=os.environ,
         ),
         available_memory=available_bytes,
+        reclaim=release_memory,
     )
