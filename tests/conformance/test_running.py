@@ -81,7 +81,7 @@ def test_a_model_that_does_not_load_ends_the_start(tmp_path: Path) -> None:
     assert status == 1
     assert "error: creating server: Internal - failed to load all models" in err
     assert "Traceback" not in err
-    assert re.search(r"^\| broken +\| -? .*\| .*nope", out, re.MULTILINE)  # the operator sees which
+    assert re.search(r"^\| broken +\| 1 .*\| .*nope", out, re.MULTILINE)  # the operator sees which
 
 
 def test_a_taken_port_ends_the_start(repository: Path) -> None:
