@@ -130,7 +130,6 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)
     regions = SharedMemory(allowed=options.allow_client_shm)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
-
     limiter, limiter_door = _wire_limiter(options, mailboxes)
     cache = _wire_cache(options, facts, mailboxes)
     tracing, tracer = wire_tracing(options.trace_config, ports.tracing, mailboxes.open("tracer"))
