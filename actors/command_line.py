@@ -21,7 +21,7 @@ from actors.option_sources import (
     from_file,
     unknown_variables,
 )
-from actors.options import ServerOptions, Value
+from actors.options import NO_PORT, ServerOptions, Value
 from actors.trace_options import parse_trace_config
 from protocol.restriction import RestrictedApis
 from protocol.v2_json_parameters import HeaderForwarding
@@ -53,7 +53,7 @@ def _usage_row(flag: Flag) -> str:
     value = " <value>" if flag.takes_value else ""
     notes = [flag.help]
     default = _DEFAULTS.get(flag.option, "")
-    if flag.takes_value and not flag.deprecated and default not in ("", ()):
+    if flag.takes_value and not flag.deprecated and default not in ("", (), NO_PORT):
         shown = str(default).lower() if isinstance(default, bool) else default
         notes.append(f"default {shown}")
     if flag.repeated and not flag.deprecated:
