@@ -82,6 +82,8 @@ EFFECTS: list[tuple[str, str, str, object]] = [
     ("rate-limit-resource", "r:2", "rate_limit_resource", ("r:2",)),
     ("host-policy", "a,numa-node=0", "host_policy", ("a,numa-node=0",)),
     ("allow-client-shm", "true", "allow_client_shm", True),
+    ("download-cache-directory", "d", "download_cache_directory", "d"),
+    ("download-cache-byte-size", "9", "download_cache_byte_size", 9),
     ("model-namespacing", "true", "model_namespacing", True),
     ("trace-config", "rate=5", "trace_config", ("rate=5",)),
     ("http-use-ssl", "true", "http_use_ssl", True),
