@@ -8,21 +8,23 @@ and warm-up data, which the server itself reads, are also followed to where they
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from protocol.status import invalid_arg
 from repo.model_config import ModelConfig
+from repo.refusals import ConfigRefusal
 
 
-def check_file_names(config: ModelConfig) -> None:
-    """Raise INVALID_ARG for a name that would lead out of a version's directory."""
+def file_name_refusals(config: ModelConfig) -> Iterator[ConfigRefusal]:
+    """One for each name that would lead out of a version's directory."""
     names = {"default_model_filename": config.default_model_filename}
     for capability, name in config.cc_model_filenames.items():
         names[f"cc_model_filenames['{capability}']"] = name
     for setting, name in names.items():
         if not stays_inside(name):
-            raise invalid_arg(
-                f"{setting} '{name}' of model '{config.name}' is outside the version directory"
+            yield ConfigRefusal(
+                f"{setting} '{name}' of model '{config.name}' is outside the version directory",
+                setting.replace("'", '"'),
             )
 
 

@@ -6,11 +6,10 @@ names of instances. What devices there are is an argument; it never looks at a d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from protocol.status import invalid_arg
 from repo.model_config import (
     ModelConfig,
     ModelInstanceGroup,
@@ -18,6 +17,7 @@ from repo.model_config import (
     copy_config,
     ensemble_scheduling,
 )
+from repo.refusals import ConfigRefusal, raise_first
 
 Kind = Literal["CPU", "GPU", "MODEL"]
 
@@ -140,47 +140,68 @@ def _default_count(
 
 def check_instance_groups(config: ModelConfig, devices: DeviceTable) -> None:
     """Judge normalised instance groups. Raises ServerError INVALID_ARG."""
+    raise_first(instance_group_refusals(config, devices))
+
+
+def instance_group_refusals(config: ModelConfig, devices: DeviceTable) -> Iterator[ConfigRefusal]:
+    """Everything that there is against normalised instance groups, in their order."""
     if ensemble_scheduling(config) is not None:
         return
     if not config.instance_group:
-        raise invalid_arg(f"must specify one or more 'instance group's for {config.name}")
-    for group in config.instance_group:
+        yield ConfigRefusal(
+            f"must specify one or more 'instance group's for {config.name}", "instance_group"
+        )
+    for index, group in enumerate(config.instance_group):
         subject = f"instance group {group.name} of model {config.name}"
+        place = f"instance_group[{index}]"
         if group.kind == _GPU:
-            _check_gpus(group, subject, devices)
+            yield from _gpu_refusals(group, subject, devices, place)
         elif group.gpus:
             kind = ModelInstanceGroupKind(group.kind).name
-            raise invalid_arg(f"{subject} has kind {kind} but specifies one or more GPUs")
-        _check_profiles(group, subject, config.platform)
+            yield ConfigRefusal(
+                f"{subject} has kind {kind} but specifies one or more GPUs", f"{place}.gpus"
+            )
+        yield from _profile_refusals(group, subject, config.platform, place)
 
 
-def _check_gpus(group: ModelInstanceGroup, subject: str, devices: DeviceTable) -> None:
+def _gpu_refusals(
+    group: ModelInstanceGroup, subject: str, devices: DeviceTable, place: str
+) -> Iterator[ConfigRefusal]:
     if not devices.gpu_support:
-        raise invalid_arg(f"{subject} has kind KIND_GPU but server does not support GPUs")
+        yield ConfigRefusal(
+            f"{subject} has kind KIND_GPU but server does not support GPUs", f"{place}.kind"
+        )
+        return
     if not group.gpus:
         reason = "specifies no GPUs" if devices.gpus else "no GPUs are available"
-        raise invalid_arg(f"{subject} has kind KIND_GPU but {reason}")
-    for gpu in group.gpus:
+        yield ConfigRefusal(f"{subject} has kind KIND_GPU but {reason}", f"{place}.kind")
+    for index, gpu in enumerate(group.gpus):
         if gpu not in devices.gpu_ids:
             supported = ", ".join(map(str, devices.gpu_ids))
-            raise invalid_arg(
+            yield ConfigRefusal(
                 f"{subject} specifies invalid or unsupported gpu id {gpu}. GPUs with at least the "
                 "minimum required CUDA compute compatibility of "
-                f"{devices.minimum_compute_capability:.6f} are: {supported}"
+                f"{devices.minimum_compute_capability:.6f} are: {supported}",
+                f"{place}.gpus[{index}]",
             )
 
 
-def _check_profiles(group: ModelInstanceGroup, subject: str, platform: str) -> None:
+def _profile_refusals(
+    group: ModelInstanceGroup, subject: str, platform: str, place: str
+) -> Iterator[ConfigRefusal]:
     if group.profile and platform != "tensorrt_plan":
-        raise invalid_arg(
+        yield ConfigRefusal(
             f"{subject} and platform {platform}specifies profile field "
-            "which is only supported for TensorRT models"
+            "which is only supported for TensorRT models",
+            f"{place}.profile",
         )
-    for profile in group.profile:
+        return
+    for index, profile in enumerate(group.profile):
         if not (profile.isascii() and profile.isdecimal()):
-            raise invalid_arg(
+            yield ConfigRefusal(
                 f"{subject} specifies invalid profile {profile}. The field should contain the "
-                "string representation of a non-negative integer."
+                "string representation of a non-negative integer.",
+                f"{place}.profile[{index}]",
             )
 
 

@@ -6,12 +6,12 @@ does not fit its model is refused at load. It runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from protocol.datatypes import config_name
-from protocol.status import invalid_arg, unsupported
+from protocol.status import unsupported
 from repo.autocomplete import GraphTensor
 from repo.model_config import (
     ModelConfig,
@@ -22,6 +22,7 @@ from repo.model_config import (
     model_dims,
     sequence_settings,
 )
+from repo.refusals import ConfigRefusal, DrawnShape, raise_first
 
 # ONNX Runtime's name of an element type → the name on the wire.
 _DATATYPES: Final = {
@@ -77,52 +78,68 @@ class _Expected:
     name: str
     datatype: str
     dims: tuple[int, ...]
+    place: str  # in the configuration
     ragged: bool = False
 
 
 def check_graph(config: ModelConfig, graph: Graph) -> None:
     """Whether the model has what the configuration says. Raises ServerError INVALID_ARG."""
+    raise_first(graph_refusals(config, graph))
+
+
+def graph_refusals(config: ModelConfig, graph: Graph) -> Iterator[ConfigRefusal]:
+    """Everything in which the configuration and its model do not agree."""
     sequence = sequence_settings(config)
-    required = [_input(one) for one in config.input if not one.optional]
+    required = [_input(one, index) for index, one in enumerate(config.input) if not one.optional]
     required += _batch_inputs(config)
     required += _sequence_inputs(sequence)
     if len(required) != len(graph.inputs):
-        raise invalid_arg(
+        yield ConfigRefusal(
             f"unable to load model '{config.name}', configuration expects {len(required)} inputs, "
-            f"model provides {len(graph.inputs)}"
+            f"model provides {len(graph.inputs)}",
+            "input",
         )
     for expected in required:
-        _check_name(expected.name, graph.inputs, "input")
-        _check_input(config, expected, graph.inputs[expected.name])
-    for one in config.input:
+        found = graph.inputs.get(expected.name)
+        if found is None:
+            yield _unexpected(expected, graph.inputs, "input")
+        else:
+            yield from _input_refusals(config, expected, found)
+    for index, one in enumerate(config.input):
         if one.optional:
-            _check_optional(config, one, graph)
-    outputs = [_output(out) for out in config.output]
+            yield from _optional_refusals(config, one, index, graph)
+    outputs = [_output(out, index) for index, out in enumerate(config.output)]
     outputs += _sequence_outputs(sequence)
     scattered = {name for out in config.batch_output for name in out.target_name}
     for expected in outputs:
-        _check_name(expected.name, graph.outputs, "output")
-        found = graph.outputs[expected.name]
-        _check_datatype(config, expected, found, "output")
+        found = graph.outputs.get(expected.name)
+        if found is None:
+            yield _unexpected(expected, graph.outputs, "output")
+            continue
+        yield from _datatype_refusals(config, expected, found, "output")
         if expected.name not in scattered and not _is_scalar(config, expected, found):
-            _check_shape(config, expected, found, exact=True)
+            yield from _shape_refusals(config, expected, found, exact=True)
 
 
-def _input(one: ModelInput) -> _Expected:
+def _input(one: ModelInput, index: int) -> _Expected:
     return _Expected(
-        one.name, datatype(one.data_type), model_dims(one), ragged=one.allow_ragged_batch
+        one.name,
+        datatype(one.data_type),
+        model_dims(one),
+        f"input[{index}]",
+        ragged=one.allow_ragged_batch,
     )
 
 
-def _output(out: ModelOutput) -> _Expected:
-    return _Expected(out.name, datatype(out.data_type), model_dims(out))
+def _output(out: ModelOutput, index: int) -> _Expected:
+    return _Expected(out.name, datatype(out.data_type), model_dims(out), f"output[{index}]")
 
 
 def _batch_inputs(config: ModelConfig) -> list[_Expected]:
     # Their shape follows from the batch, not from the configuration.
     return [
-        _Expected(name, datatype(one.data_type), (), ragged=True)
-        for one in config.batch_input
+        _Expected(name, datatype(one.data_type), (), f"batch_input[{index}]", ragged=True)
+        for index, one in enumerate(config.batch_input)
         for name in one.target_name
     ]
 
@@ -130,57 +147,82 @@ def _batch_inputs(config: ModelConfig) -> list[_Expected]:
 def _sequence_inputs(sequence: SequenceSettings | None) -> list[_Expected]:
     if sequence is None:
         return []
-    controls = [_Expected(one.name, one.datatype, (1,)) for one in sequence.controls]
+    here = "sequence_batching"
+    controls = [
+        _Expected(one.name, one.datatype, (1,), f"{here}.control_input")
+        for one in sequence.controls
+    ]
     return controls + [
-        _Expected(state.input_name, state.datatype, state.dims) for state in sequence.states
+        _Expected(state.input_name, state.datatype, state.dims, f"{here}.state[{index}]")
+        for index, state in enumerate(sequence.states)
     ]
 
 
 def _sequence_outputs(sequence: SequenceSettings | None) -> list[_Expected]:
     states = () if sequence is None else sequence.states
-    return [_Expected(state.output_name, state.datatype, state.dims) for state in states]
-
-
-def _check_name(name: str, allowed: dict[str, GraphTensor], direction: str) -> None:
-    if name not in allowed:
-        raise invalid_arg(
-            f"unexpected inference {direction} '{name}', allowed {direction}s are: "
-            f"{', '.join(sorted(allowed))}"
+    return [
+        _Expected(
+            state.output_name, state.datatype, state.dims, f"sequence_batching.state[{index}]"
         )
+        for index, state in enumerate(states)
+    ]
 
 
-def _check_input(config: ModelConfig, expected: _Expected, found: GraphTensor) -> None:
-    _check_datatype(config, expected, found, "input")
+def _unexpected(
+    expected: _Expected, allowed: dict[str, GraphTensor], direction: str
+) -> ConfigRefusal:
+    return ConfigRefusal(
+        f"unexpected inference {direction} '{expected.name}', allowed {direction}s are: "
+        f"{', '.join(sorted(allowed))}",
+        f"{expected.place}.name",
+    )
+
+
+def _input_refusals(
+    config: ModelConfig, expected: _Expected, found: GraphTensor
+) -> Iterator[ConfigRefusal]:
+    yield from _datatype_refusals(config, expected, found, "input")
     if expected.ragged:
         if expected.dims and found.shape != (-1,):
-            raise invalid_arg(
+            yield ConfigRefusal(
                 f"unable to load model '{config.name}', configuration expects model to have "
                 f"shape [-1] for ragged input '{expected.name}', model provides "
-                f"{_shape(found.shape)}"
+                f"{_shape(found.shape)}",
+                f"{expected.place}.allow_ragged_batch",
+                expected=DrawnShape(found.shape),
+                found=DrawnShape((-1,)),
             )
     elif not _is_scalar(config, expected, found):
-        _check_shape(config, expected, found, exact=False)
+        yield from _shape_refusals(config, expected, found, exact=False)
 
 
-def _check_optional(config: ModelConfig, one: ModelInput, graph: Graph) -> None:
+def _optional_refusals(
+    config: ModelConfig, one: ModelInput, index: int, graph: Graph
+) -> Iterator[ConfigRefusal]:
+    expected = _input(one, index)
+    found = graph.optional.get(one.name)
     if config.max_batch_size > 0:
-        raise invalid_arg(
+        yield ConfigRefusal(
             f"unable to load model '{config.name}', optional input '{one.name}' is not supported "
-            "for models that support batching"
+            "for models that support batching",
+            f"{expected.place}.optional",
         )
-    _check_name(one.name, graph.optional, "input")
-    _check_input(config, _input(one), graph.optional[one.name])
+    elif found is None:
+        yield _unexpected(expected, graph.optional, "input")
+    else:
+        yield from _input_refusals(config, expected, found)
 
 
-def _check_datatype(
+def _datatype_refusals(
     config: ModelConfig, expected: _Expected, found: GraphTensor, direction: str
-) -> None:
+) -> Iterator[ConfigRefusal]:
     if expected.datatype != found.datatype:
         provided = found.datatype
-        raise invalid_arg(
+        yield ConfigRefusal(
             f"unable to load model '{config.name}', configuration expects datatype "
             f"{config_name(expected.datatype)} for {direction} '{expected.name}', model provides "
-            f"{provided if provided == '<invalid>' else config_name(provided)}"
+            f"{provided if provided == '<invalid>' else config_name(provided)}",
+            f"{expected.place}.data_type",
         )
 
 
@@ -189,19 +231,23 @@ def _is_scalar(config: ModelConfig, expected: _Expected, found: GraphTensor) -> 
     return config.max_batch_size == 0 and not found.shape and set(expected.dims) <= {1}
 
 
-def _check_shape(
+def _shape_refusals(
     config: ModelConfig, expected: _Expected, found: GraphTensor, *, exact: bool
-) -> None:
+) -> Iterator[ConfigRefusal]:
     """An open size in the model takes any configured one, except where `exact`."""
     subject = f"model '{config.name}', tensor '{expected.name}':"
-    dims = expected.dims
-    if config.max_batch_size > 0:
+    dims, batched = expected.dims, config.max_batch_size > 0
+    if batched:
         if found.shape[:1] != (-1,):
-            raise invalid_arg(
+            yield ConfigRefusal(
                 f"{subject} for the model to support batching the shape should have at least 1 "
                 "dimension and the first dimension must be -1; but shape expected by the model is "
-                f"{_shape(found.shape)}"
+                f"{_shape(found.shape)}",
+                "max_batch_size",
+                expected=DrawnShape(found.shape),
+                found=DrawnShape(dims, batched=True),
             )
+            return
         dims = (-1, *dims)
     if len(dims) == len(found.shape) and all(
         size == dim or (size == -1 and not exact)
@@ -211,13 +257,16 @@ def _check_shape(
     explained = (
         "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor "
         f"shape, making complete shape {_shape(dims)}"
-        if config.max_batch_size > 0
+        if batched
         else f"shape {_shape(dims)}"
     )
-    raise invalid_arg(
+    yield ConfigRefusal(
         f"{subject} the model expects {len(found.shape)} dimensions (shape "
         f"{_shape(found.shape)}) but the model configuration specifies {len(dims)} dimensions "
-        f"({explained})"
+        f"({explained})",
+        f"{expected.place}.dims",
+        expected=DrawnShape(found.shape[1:] if batched else found.shape, batched),
+        found=DrawnShape(expected.dims, batched),
     )
 
 
