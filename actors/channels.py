@@ -97,6 +97,8 @@ class Mailbox:
                         wake_at = turn()
                     finally:
                         turns.settle()
+                    if wake_at < math.inf:
+                        turns.wake_at(wake_at)
         finally:
             self._turn = None
 
@@ -116,7 +118,9 @@ class Mailbox:
             self._turn = None
             self._wake(Error(error))
             return
-        self._scope.deadline = min(self._scope.deadline, wake_at)
+        if wake_at < self._scope.deadline:
+            self._scope.deadline = wake_at
+            self._turns.wake_at(wake_at)
 
     def _wake(self, outcome: Outcome[None]) -> None:
         if self._owner is not None:

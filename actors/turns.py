@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 import trio
 
+from actors.fine_timer import FineTimer
+
 # Turns between two looks at the rest of the event loop: more than one burst of requests sets off,
 # and few enough that actors who ring each other without end would not stop the loop.
 TURNS_AT_ONCE: Final = 256
@@ -38,11 +40,14 @@ class Turns:
     without it that is who was rung first.
     """
 
-    __slots__ = ("_choose", "_held", "_rung", "_sleeper")
+    __slots__ = ("_choose", "_held", "_rung", "_sleeper", "_timer")
 
-    def __init__(self, choose: Callable[[int], int] | None = None) -> None:
+    def __init__(
+        self, choose: Callable[[int], int] | None = None, timer: FineTimer | None = None
+    ) -> None:
         self._rung: deque[Rung] = deque()  # each at most once
         self._choose = choose
+        self._timer = timer
         self._held = False  # somebody has promised to settle
         self._sleeper: trio.lowlevel.Task | None = None  # while it waits to settle
 
@@ -70,6 +75,11 @@ class Turns:
         self._held = False
         if rung:
             self._wake()
+
+    def wake_at(self, at: float) -> None:
+        """Somebody has asked trio to be woken at this instant: see that it is not much later."""
+        if self._timer is not None:
+            self._timer.wake_at(at)
 
     def _wake(self) -> None:
         if self._sleeper is not None:
@@ -102,9 +112,16 @@ def current_turns() -> Turns:
         return open_turns()
 
 
-def open_turns(choose: Callable[[int], int] | None = None) -> Turns:
-    """The loop's turns, made here: before any actor of the loop runs."""
-    turns = Turns(choose)
+def open_turns(
+    choose: Callable[[int], int] | None = None, *, timer: FineTimer | None = None
+) -> Turns:
+    """The loop's turns, made here: before any actor of the loop runs.
+
+    With a `timer`, which is run here, they come at their instants by real time.
+    """
+    turns = Turns(choose, timer)
+    if timer is not None:
+        trio.lowlevel.spawn_system_task(timer.run)
     _OF_LOOP.set(turns)
     trio.lowlevel.spawn_system_task(turns.settle_when_rung)
     return turns

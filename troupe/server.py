@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actors.admin_wiring import wire_admin, wire_metrics, wire_observation
+from actors.fine_timer import FineTimer
 from actors.grpc_frontend import GrpcFrontend
 from actors.http_frontend import HttpFrontend
 from actors.key_file import KeyFile
@@ -28,6 +29,7 @@ from actors.options import ServerOptions
 from actors.port import listen, port_of
 from actors.process_zygote import ZygoteOnDemand
 from actors.tls import Tls
+from actors.turns import open_turns
 from actors.wiring import Core, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse
 from troupe.draining import report_connections, report_models
@@ -112,6 +114,7 @@ class Server:
         Raises StartupFailed or AddressInUse before `started`, and ExitTimeout when what was under
         way did not end within --exit-timeout-secs.
         """
+        open_turns(timer=FineTimer())
         with trio.CancelScope() as life:
             # From the outside in: metrics outlive the models, and those outlive the frontends.
             async with trio.open_nursery() as observers:
