@@ -36,7 +36,7 @@ from actors.model_index import ServingVersion
 from actors.model_version import VersionActors
 from actors.policy.actions import SchedulingPolicy
 from actors.policy.batching import DefaultScheduler, DynamicBatcher
-from actors.policy.lead import Lead
+from actors.policy.lead import LEAST, Lead
 from actors.rate_limiter import LimiterSeat
 from actors.resequencer import OrderedReplies, OrderingSeat
 from actors.response_cache import ResponseCacheActor
@@ -100,8 +100,7 @@ def wire_version(
     settings: Mapping[str, str],
 ) -> VersionActors:
     """One scheduler and its instances. Raises ServerError where the model's own code fails."""
-    config = description.config
-    key = (description.name, version)
+    config, key = description.config, (description.name, version)
     batching = batching_settings(config)
     dynamic = scheduling_choice(config) == "dynamic_batching"
     strategy = _strategy(description, version) if dynamic else None
@@ -118,7 +117,8 @@ def wire_version(
 
     def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
         executor = executors(description, spec, index)
-        at_once = _executions_at_once(executor, dynamic, seat)
+        is_only = len(description.instances) == 1
+        at_once = _executions_at_once(executor, dynamic, seat, is_only=is_only)
         own, execute = execute_door(ports, key, at_once)
         if ordering is not None:
             ordering.make_room(at_once)
@@ -325,10 +325,15 @@ def grants_out(
     return DirectGrants(grants, None if spec.passive else Lead(at_once))
 
 
-def _executions_at_once(executor: Executor, dynamic: bool, seat: LimiterSeat | None) -> int:
+def _executions_at_once(
+    executor: Executor, dynamic: bool, seat: LimiterSeat | None, *, is_only: bool
+) -> int:
     """How many batches an instance may hold; `Lead` says how many it does at the moment.
 
     More than one keeps a worker busy between executions. But they are formed early: a dynamic
-    batcher would send off half of what it could, and a limited instance holds resources twice.
+    batcher would send off half of what it could, and a limited instance holds resources twice. And
+    they stay with this instance though another becomes idle, so only one without any holds many.
     """
-    return 1 if dynamic or seat is not None else executor.depth
+    if dynamic or seat is not None:
+        return 1
+    return executor.depth if is_only else min(executor.depth, LEAST)

@@ -3,8 +3,8 @@
 Owns the count of the grants that an instance has out. A worker process that answers in less time
 than it takes to wake it is given its next batches before it asks, so that neither side waits for
 the other and several answers are read, and written, at once. But what an instance holds can no
-longer be overtaken, be cancelled or go to another instance: so it never holds more than a moment's
-work, except for the one batch that keeps a slow worker from idling.
+longer be overtaken or go to another instance: so it never holds more than what was a moment's work
+a moment ago, besides the one batch that keeps a slow worker from idling.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import trio.testing
 
 from protocol.inference import InferResponse
 from protocol.status import ServerError, StatusCode
-from repo.backends.base import Rescheduled
+from repo.backends.base import ExecuteRequest, Rescheduled
 from tests.actors.process_rig import Client, model_spec, plain, request, running
 
 PREFIX = "Failed to process the request(s) for model 'm_0_0', message: "
@@ -188,6 +188,37 @@ async def test_a_batch_that_runs_or_waits_can_be_cancelled(tmp_path: Path) -> No
             rig.executor.cancel(running_one.number)
         assert await rig.infer([0]) == [False]
     assert answers == {"running": [[True]], "queued": [[False], [True]]}
+
+
+async def test_a_batch_that_nobody_waits_for_when_its_turn_comes_is_not_run(tmp_path: Path) -> None:
+    body = """
+    def execute(self, requests):
+        print(f"runs {value(requests[0])[0]}")
+        while value(requests[0])[0] == 1 and not requests[0].is_cancelled():
+            time.sleep(0.001)
+        return [answer([0]) for r in requests]
+    """
+    outcomes: dict[str, object] = {}
+    async with running(model_spec(tmp_path, body)) as rig:
+
+        async def ask(name: str, asked: ExecuteRequest) -> None:
+            (outcomes[name],) = await rig.outcomes(asked)
+
+        slow, queued = request([1]), request([2])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "slow", slow)
+            await rig.logged("runs 1")
+            nursery.start_soon(ask, "queued", queued)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            rig.executor.cancel(queued.number)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            rig.executor.cancel(slow.number)
+        assert await rig.infer([3]) == [0]
+        await rig.logged("runs 3")
+        assert rig.said() == ["runs 1", "runs 3"]
+    error = outcomes["queued"]
+    assert isinstance(error, ServerError)
+    assert (error.status, error.message) == (StatusCode.CANCELLED, "")
 
 
 async def test_a_request_that_a_model_forgets_is_ended_for_it(tmp_path: Path) -> None:

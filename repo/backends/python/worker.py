@@ -35,6 +35,8 @@ from .tensor import Tensor
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
+_CANCELLED: Record = (None, (), FAILED, pack_error(TritonError.CANCELLED, ""))
+
 
 class Worker:
     """The main thread's work: load, execute batch after batch, finalize."""
@@ -103,10 +105,13 @@ class Worker:
         called = returned = perf_counter_ns()
         self._progress.begin(base)
         try:
-            responses = self._call(requests)
-            returned = perf_counter_ns()
-            outcomes = self._outcomes(requests, responses)
-            del responses
+            if host.cancelled and host.cancelled.issuperset(host.executing):
+                outcomes = [_CANCELLED] * count  # while the one before it ran: nobody waits
+            else:
+                responses = self._call(requests)
+                returned = perf_counter_ns()
+                outcomes = self._outcomes(requests, responses)
+                del responses
         except BaseException as error:  # noqa: BLE001  # model code may raise anything
             returned = perf_counter_ns()
             outcomes = self._failure(requests, error)
