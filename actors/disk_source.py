@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -107,7 +108,7 @@ class DiskSource:
                 _files(entry, directory),
                 devices=self._devices,
                 complete=self._complete(entry, directory) if completes else None,
-                prefer=preferred_groups,
+                prefer=partial(preferred_groups, devices=self._devices),
             )
         except BaseException:
             agents.fail()

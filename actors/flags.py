@@ -255,7 +255,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "min-supported-compute-capability",
         "older GPUs are ignored",
         decimal,
-        inert="instances run on the CPU",
     ),
     Flag("buffer-manager-thread-count", "copying threads", integer, inert=_THREADS),
     Flag(
@@ -268,7 +267,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "<gpu>:<fraction>",
         per_gpu(decimal),
         repeated=True,
-        missing="GPU load limits are not supported",
     ),
     Flag(
         "allow-client-shm",

@@ -6,34 +6,14 @@ no clock and no trio here. What a GPU cannot tell is left out, and said in the l
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any
+
+from repo.devices.table import Nvml, load_nvml, uuid_of
 
 log = logging.getLogger(__name__)
-
-# The environment variable with which Triton is told that there are no GPUs, whatever its value.
-CPU_ONLY: Final = "TRITON_SERVER_CPU_ONLY"
-
-
-class Nvml(Protocol):
-    """The part of the module `pynvml` that is used; a GPU's handle is opaque."""
-
-    NVMLError: type[Exception]
-
-    def nvmlInit(self) -> None: ...  # noqa: N802  # NVML's own names
-    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...  # noqa: N802
-    def nvmlDeviceGetUUID(self, handle: object) -> str | bytes: ...  # noqa: N802
-    def nvmlDeviceGetUtilizationRates(self, handle: object) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetMemoryInfo(self, handle: object) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetPowerUsage(self, handle: object) -> int: ...  # noqa: N802
-    def nvmlDeviceGetPowerManagementLimit(self, handle: object) -> int: ...  # noqa: N802
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int: ...  # noqa: N802
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +49,7 @@ class Gpus:
 
     def _open(self, index: int) -> _Gpu:
         handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = self._nvml.nvmlDeviceGetUUID(handle)
-        gpu = _Gpu(uuid.decode() if isinstance(uuid, bytes) else uuid, handle)
+        gpu = _Gpu(uuid_of(self._nvml, handle), handle)
         energy = self._ask(
             gpu, "nv_energy_consumption", self._nvml.nvmlDeviceGetTotalEnergyConsumption
         )
@@ -117,12 +96,9 @@ class Gpus:
 
 def open_gpus() -> Gpus | None:
     """The GPUs, or None where there are none to be looked at, with the reason in the log."""
-    if CPU_ONLY in os.environ:
+    nvml = load_nvml()
+    if nvml is None:
         return None
-    if importlib.util.find_spec("pynvml") is None:
-        log.debug("no GPU metrics: pynvml is not installed (pip install troupe[gpu])")
-        return None
-    nvml = cast("Nvml", importlib.import_module("pynvml"))
     try:
         return Gpus(nvml)
     except nvml.NVMLError as error:

@@ -7,20 +7,17 @@ through ctypes, so that measuring needs no GPU framework. Nothing is loaded befo
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
+
+from repo.devices.cuda_runtime import IPC_HANDLE_BYTES, load_runtime
+from repo.devices.port import DeviceError
 
 DEVICE: Final = 0
 HOST_TO_DEVICE: Final = 1  # cudaMemcpyHostToDevice
-IPC_HANDLE_BYTES: Final = 64  # CUDA_IPC_HANDLE_SIZE
-SONAMES: Final = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 
-
-class CudaError(Exception):
-    """The runtime is not there, or a call of it failed; `str()` says which and why."""
+CudaError = DeviceError
+"""The runtime is not there, or a call of it failed; `str()` says which and why."""
 
 
 class Runtime(Protocol):
@@ -39,30 +36,6 @@ class Runtime(Protocol):
     def cudaFree(self, memory: ctypes.c_void_p, /) -> int: ...  # noqa: N802
 
     def cudaGetErrorString(self, error: int, /) -> bytes: ...  # noqa: N802
-
-
-def load_runtime() -> Runtime:
-    """The CUDA runtime of this machine. Raises CudaError if there is none."""
-    for name in _candidates():
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        library.cudaGetErrorString.restype = ctypes.c_char_p
-        runtime: Runtime = library
-        return runtime
-    raise CudaError(f"no CUDA runtime library ({', '.join(SONAMES)}) was found")
-
-
-def _candidates() -> Iterator[str]:
-    yield from SONAMES
-    found = ctypes.util.find_library("cudart")
-    if found is not None:
-        yield found
-    # Wheels of the runtime keep it out of the loader's path.
-    wheels = importlib.util.find_spec("nvidia")
-    for directory in wheels.submodule_search_locations or () if wheels is not None else ():
-        yield from (str(path) for path in sorted(Path(directory).glob("*/lib/libcudart.so.*")))
 
 
 class CudaMemory:

@@ -49,12 +49,27 @@ class DeviceTable:
     minimum_compute_capability: float = 7.5
     gpu_support: bool = True
 
+    def at_least(self, compute_capability: float) -> DeviceTable:
+        """The same table without lesser GPUs, which are invisible from then on."""
+        gpus = tuple(
+            gpu
+            for gpu in self.gpus
+            if gpu.compute_capability >= _capability_pair(compute_capability)
+        )
+        return DeviceTable(gpus, compute_capability, self.gpu_support)
+
     @property
     def gpu_ids(self) -> tuple[int, ...]:
         return tuple(gpu.device_id for gpu in self.gpus)
 
     def compute_capability(self, device_id: int) -> tuple[int, int]:
         return next(gpu.compute_capability for gpu in self.gpus if gpu.device_id == device_id)
+
+
+def _capability_pair(written: float) -> tuple[int, int]:
+    """7.5 → (7, 5): NVIDIA counts minors from 0 to 9."""
+    major, minor = divmod(round(written * 10), 10)
+    return major, minor
 
 
 NO_GPU: Final = DeviceTable(gpu_support=False)
@@ -106,7 +121,11 @@ def normalise_instance_groups(
         if not group.name:
             group.name = f"{config.name}_{index}"
         if group.kind == _AUTO:
-            supported = devices.gpus and all(gpu in devices.gpu_ids for gpu in group.gpus)
+            supported = (
+                devices.gpus
+                and all(gpu in devices.gpu_ids for gpu in group.gpus)
+                and not (preferred and preferred[0].kind == "CPU")  # it cannot use a GPU
+            )
             group.kind = ModelInstanceGroupKind(_GPU if supported else _CPU)
         if group.count < 1:
             group.count = _default_count(group, config.backend, preferred)

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -15,14 +16,18 @@ import trio
 from actors.bls import InstanceServices
 from actors.disk_source import DiskSource
 from actors.executor import Executor, ThreadExecutor
+from actors.limited_executor import LimitedExecutor
 from actors.options import ServerOptions
 from actors.process_ports import LogLevel
 from actors.process_zygote import Starter
 from actors.trace_ports import SpanExporter, TracePorts, Work
 from actors.wiring import Ports
-from repo.backends.base import InstanceContext
+from repo.backends.base import COMPUTE_CAPABILITY, InstanceContext
 from repo.backends.registry import PYTHON, create_backend, worker_module
 from repo.config_json import to_json
+from repo.devices.limits import LoadLimits
+from repo.devices.port import Device, Devices, NoDevices
+from repo.devices.table import BY_BUS, ORDER, NvmlDevices, load_nvml
 from repo.instance_groups import DeviceTable
 from repo.memory import available_bytes
 from troupe.logs import follow
@@ -50,7 +55,46 @@ def log_of_model(instance_name: str, level: LogLevel, message: str) -> None:
     log.log(_LEVELS[level], "%s: %s", instance_name, message)
 
 
+def _open_gpu(device_id: int) -> Device:
+    """Servers without GPUs never load what this needs."""
+    from repo.devices.cuda import open_cuda_device
+
+    return open_cuda_device(device_id)
+
+
+def find_devices(options: ServerOptions) -> Devices:
+    """The GPUs that models may use; why there are none is in the log."""
+    minimum = options.min_supported_compute_capability
+    none = NoDevices(DeviceTable(minimum_compute_capability=minimum))
+    nvml = load_nvml()
+    if nvml is None:
+        return none
+    os.environ.setdefault(ORDER, BY_BUS)  # before CUDA looks at it, and for workers too
+    try:
+        return NvmlDevices(nvml, _open_gpu, minimum=minimum)
+    except nvml.NVMLError as error:
+        log.info("no GPUs: %s", error)
+        return none
+
+
 def make_executor(
+    starter: Starter,
+    devices: Devices,
+    limits: LoadLimits,
+    context: InstanceContext,
+    services: InstanceServices,
+) -> Executor:
+    """What runs an instance; on a GPU that a limit is set for, only if that leaves room."""
+    if context.kind != "GPU":
+        return _make_executor(starter, context, services)
+    major, minor = devices.table.compute_capability(context.device_id)
+    settings = {**context.settings, COMPUTE_CAPABILITY: f"{major}.{minor}"}
+    executor = _make_executor(starter, replace(context, settings=settings), services)
+    check = limits.check_of(context.instance_name, context.device_id)
+    return executor if check is None else LimitedExecutor(executor, check)
+
+
+def _make_executor(
     starter: Starter, context: InstanceContext, services: InstanceServices
 ) -> Executor:
     """A worker process for what runs in Python, a worker thread for everything else."""
@@ -102,9 +146,11 @@ def _make_exporter(settings: Mapping[str, str]) -> SpanExporter:
 
 def production_ports(options: ServerOptions, starter: Starter) -> Ports:
     """What `options` ask for, on this machine; `starter` brings workers of Python models about."""
+    devices = find_devices(options)
+    limits = LoadLimits(options.model_load_gpu_limit, devices)
     return Ports(
-        source=DiskSource(options, devices=DeviceTable(), complete_python=complete_python),
-        make_executor=partial(make_executor, starter),
+        source=DiskSource(options, devices=devices.table, complete_python=complete_python),
+        make_executor=partial(make_executor, starter, devices, limits),
         wall_clock=SystemClock(),
         follow_log_settings=follow,
         tracing=TracePorts(

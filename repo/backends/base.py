@@ -11,11 +11,14 @@ import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError, StatusCode, invalid_arg
 from repo.model_config import ModelConfig
+
+COMPUTE_CAPABILITY: Final = "compute-capability"
+"""The setting that tells an instance on a GPU what its GPU can do: "9.0"."""
 
 Outcome = InferResponse | ServerError
 """How one response of one request turned out."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import onnxruntime as ort
 
 from protocol.status import ServerError, internal, invalid_arg, unavailable
-from repo.backends.base import InstanceContext
+from repo.backends.base import COMPUTE_CAPABILITY, InstanceContext
 from repo.backends.settings import boolean_parameter, integer_parameter
 from repo.model_config import (
     ModelConfig,
@@ -86,7 +86,7 @@ def model_file(context: InstanceContext) -> Path:
     """The model's file. Raises ServerError UNAVAILABLE when it is not there."""
     name = context.config.default_model_filename or "model.onnx"
     if context.kind == "GPU" and context.config.cc_model_filenames:
-        capability = context.settings.get("compute-capability", "")
+        capability = context.settings.get(COMPUTE_CAPABILITY, "")
         name = context.config.cc_model_filenames.get(capability, name)
     path = context.version_directory / name
     if path.is_dir():

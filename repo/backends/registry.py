@@ -19,7 +19,7 @@ from protocol.status import ServerError, internal, invalid_arg
 from repo.autocomplete import accept_completed
 from repo.backends.base import Backend, InstanceContext
 from repo.backends.reshaping import ReshapingBackend
-from repo.instance_groups import PreferredGroup
+from repo.instance_groups import DeviceTable, PreferredGroup
 from repo.model_config import ModelConfig
 from repo.output_shapes import OutputShapes
 from repo.platforms import PYTHON_RUNTIME
@@ -152,6 +152,29 @@ def worker_module(config: ModelConfig, settings: Mapping[str, str]) -> Path | No
     return Path(__file__).with_name("pytorch_worker") if config.backend == "pytorch" else None
 
 
-def preferred_groups(config: ModelConfig) -> Sequence[PreferredGroup]:
-    """The instance groups that a backend prefers where the configuration names none."""
-    return (PreferredGroup("GPU"),) if config.backend == PYTHON else ()
+def preferred_groups(config: ModelConfig, devices: DeviceTable) -> Sequence[PreferredGroup]:
+    """The instance groups that a backend prefers where the configuration leaves it open.
+
+    A library that was installed without GPUs in mind runs its models on the CPU, on any machine.
+    """
+    if config.backend == PYTHON:
+        return (PreferredGroup("GPU"),)
+    can_use_gpus = _CAN_USE_GPUS.get(config.backend)
+    if devices.gpus and can_use_gpus is not None and not can_use_gpus():
+        return (PreferredGroup("CPU"),)
+    return ()
+
+
+def _onnxruntime_can() -> bool:
+    onnxruntime = importlib.import_module("onnxruntime")
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def _torch_can() -> bool:
+    try:
+        return bool(importlib.import_module("torch").cuda.is_available())
+    except (ImportError, OSError):
+        return False
+
+
+_CAN_USE_GPUS: Final = {"onnxruntime": _onnxruntime_can, "pytorch": _torch_can}

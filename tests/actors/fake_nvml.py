@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,9 @@ class FakeNvml:
 
     def nvmlDeviceGetUUID(self, handle: object) -> str | bytes:  # noqa: N802
         return b"GPU-bytes" if handle else "GPU-text"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> Sequence[int]:  # noqa: N802
+        return [6, 1] if handle else [9, 0]
 
     def nvmlDeviceGetUtilizationRates(self, handle: object) -> Any:  # noqa: N802
         self._first_only(handle)

@@ -64,6 +64,8 @@ EFFECTS: list[tuple[str, str, str, object]] = [
     ("admin-host", "console.example", "admin_host", ("console.example",)),
     ("allow-metrics", "false", "allow_metrics", False),
     ("allow-gpu-metrics", "false", "allow_gpu_metrics", False),
+    ("min-supported-compute-capability", "8.0", "min_supported_compute_capability", 8.0),
+    ("model-load-gpu-limit", "0:0.5", "model_load_gpu_limit", ("0:0.5",)),
     ("allow-cpu-metrics", "false", "allow_cpu_metrics", False),
     ("metrics-address", "::1", "metrics_address", "::1"),
     ("metrics-port", "9000", "metrics_port", 9000),
@@ -104,7 +106,6 @@ INERT = [
     ("repoagent-directory", "d"),
     ("cache-directory", "d"),
     ("enable-peer-access", "false"),
-    ("min-supported-compute-capability", "8.0"),
     ("pinned-memory-pool-byte-size", "4294967296"),
     ("cuda-memory-pool-byte-size", "0:1024"),
     ("cuda-virtual-address-size", "0:1024"),
@@ -112,7 +113,6 @@ INERT = [
 ]
 
 REFUSED = [
-    ("model-load-gpu-limit", "0:0.5"),
     ("allow-sagemaker", "true"),
     ("sagemaker-port", "8080"),
     ("sagemaker-safe-port-range", "8080-8090"),

@@ -13,10 +13,11 @@ import trio
 
 from actors.admin_wiring import Observation, wire_observation
 from actors.gpu_monitor import GpuMonitor
-from actors.gpus import CPU_ONLY, Gpus, open_gpus
+from actors.gpus import Gpus, open_gpus
 from actors.metrics import Metrics
 from actors.options import ServerOptions
 from protocol.metrics_text import render
+from repo.devices.table import CPU_ONLY
 from simulation.world import World
 from tests.actors.fake_nvml import FakeNvml
 from tests.actors.grpc_rig import model

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 
-from perf_analyzer.cuda_memory import IPC_HANDLE_BYTES, CudaError, CudaMemory
+from perf_analyzer.cuda_memory import CudaError, CudaMemory
 from protocol.proto.messages import message_class
+from repo.devices.cuda_runtime import IPC_HANDLE_BYTES
 from tests.perf_analyzer.fake_grpc import FakeGrpcServer
 from tests.perf_analyzer.fake_server import FakeServer
 from tests.perf_analyzer.runs import run

@@ -17,7 +17,7 @@ from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Outcome
 from repo.backends.decoupled import ResponseThreads
 from repo.backends.identity import PARAMETERS, IdentityBackend
 from repo.backends.reshaping import ReshapingBackend
-from repo.instance_groups import PreferredGroup
+from repo.instance_groups import NO_GPU, PreferredGroup
 from repo.model_config import is_decoupled
 from repo.pbtxt import parse_config
 
@@ -393,10 +393,10 @@ def test_a_python_based_backend_is_a_file(tmp_path: Path) -> None:
 
 
 def test_python_models_prefer_a_gpu() -> None:
-    assert registry.preferred_groups(parse_config('backend: "python"', "x")) == (
+    assert registry.preferred_groups(parse_config('backend: "python"', "x"), NO_GPU) == (
         PreferredGroup("GPU"),
     )
-    assert registry.preferred_groups(parse_config('backend: "identity"', "x")) == ()
+    assert registry.preferred_groups(parse_config('backend: "identity"', "x"), NO_GPU) == ()
 
 
 # Reshaped outputs.

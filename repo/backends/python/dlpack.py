@@ -7,7 +7,7 @@ memory. A capsule that is made keeps what it was made of alive until its consume
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -143,9 +143,25 @@ def export(array: Array, datatype: str) -> Any:
     return _make(array.ctypes.data, (_CPU, 0), array.shape, datatype, array)
 
 
-def share(foreign: Foreign) -> Any:
-    """A further capsule over memory that came from one."""
-    return _make(foreign.address, foreign.device, foreign.shape, foreign.datatype, foreign)
+class Shared(Protocol):
+    """A contiguous tensor anywhere, by its address."""
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def device(self) -> tuple[int, int]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def datatype(self) -> str: ...
+
+
+def share(tensor: Shared) -> Any:
+    """A capsule over memory that somebody owns: `tensor` lives until its consumer lets go."""
+    return _make(tensor.address, tensor.device, tensor.shape, tensor.datatype, tensor)
 
 
 # Everything that a capsule of ours needs while a consumer has it: by the structure's address.
