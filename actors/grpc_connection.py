@@ -143,19 +143,21 @@ class GrpcConnection:
     def read_size(self) -> int:
         return self._read_bytes
 
-    def hear(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> int:
         """Take in what the client has sent; nothing if it has sent its last."""
         http2 = self._http2
         if data:
-            self._read_bytes = next_read_bytes(self._read_bytes, len(data))
             events = http2.receive(data, trio.current_time())
+            self._read_bytes = next_read_bytes(self._read_bytes, len(data), len(events))
             self._take(events)
             if events and self._calls.tracing.is_active:
                 self._waited_from = trio.current_time()
         else:
-            self._take(http2.receive_eof())
+            events = http2.receive_eof()
+            self._take(events)
         if http2.has_output or http2.is_closed or self._stopped:
             self._mailbox.ring()
+        return len(events)
 
     def lose(self) -> None:
         """The connection has broken."""

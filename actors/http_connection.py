@@ -152,14 +152,17 @@ class HttpConnection:
     def read_size(self) -> int:
         return self._http.read_size
 
-    def hear(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> int:
         """Take in what the peer has said, and begin what can be begun."""
         if not data:
             self._leave()
-        elif self._closing or self._http.is_closed:
+            return 1
+        if self._closing or self._http.is_closed:
             self._discard(len(data))
-        else:
-            self._take(self._http.receive(data, trio.current_time()))
+            return 1
+        events = self._http.receive(data, trio.current_time())
+        self._take(events)
+        return len(events)
 
     def lose(self) -> None:
         """The peer has vanished."""

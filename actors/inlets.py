@@ -13,6 +13,7 @@ never writes. `StreamInlet` does the same for a stream without a descriptor, in 
 from __future__ import annotations
 
 import select
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -21,9 +22,12 @@ import trio
 from actors.sockets import PeerStream
 from actors.turns import current_turns
 
-# Connections that are read in one turn. Others wait for the next, and so do the server's other
-# tasks: at some 20 µs for a small request this is a few milliseconds.
-MAX_READ_PER_TURN: Final = 256
+# Connections that are asked for in one look, and requests that are read in one turn. The rest waits
+# for the next, after the server's other tasks, those that bring the results of models among them:
+# if more came in than goes out meanwhile, a flood would leave models idle and fill queues in vain.
+# At some 20 µs for a small request this is about a millisecond and a half.
+CONNECTIONS_PER_LOOK: Final = 256
+REQUESTS_PER_TURN: Final = 64
 
 
 class Hearer(Protocol):
@@ -33,8 +37,11 @@ class Hearer(Protocol):
     def read_size(self) -> int:
         """How much to read at most."""
 
-    def hear(self, data: bytes) -> None:
-        """Take in what has come; b"" is that the peer will say no more, and comes once, last."""
+    def hear(self, data: bytes) -> int:
+        """Take in what has come; b"" is that the peer will say no more, and comes once, last.
+
+        The result is how many requests, or other things to be dealt with, it was.
+        """
 
     def lose(self) -> None:
         """The connection has broken: nothing more will come, nor can anything be sent."""
@@ -92,26 +99,33 @@ class Readiness:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._readers: dict[int, Callable[[], None]] = {}  # by descriptor; one per connection
+        self._readers: dict[int, Callable[[], int]] = {}  # by descriptor; one per connection
 
     async def run(self) -> None:
         """Have sockets read as they become readable, until cancelled."""
         poll, readers, turns = self._epoll.poll, self._readers, current_turns()
+        readable: deque[int] = deque()  # each is read once before any is read twice
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
+            if not readable:
+                readable.extend(each for each, _ in poll(0, CONNECTIONS_PER_LOOK))
             turns.hold()
-            for descriptor, _ in poll(0, MAX_READ_PER_TURN):
-                reader = readers.get(descriptor)
-                if reader is not None:  # an earlier one may have ended it
-                    reader()
+            heard = 0
+            while readable and heard < REQUESTS_PER_TURN:
+                reader = readers.get(readable.popleft())
+                if reader is not None:  # it may have ended meanwhile
+                    heard += reader()
             turns.settle()
 
     def close(self) -> None:
         """When no connection is left."""
         self._epoll.close()
 
-    def watch(self, descriptor: int, reader: Callable[[], None]) -> None:
-        """Call `reader`, which must not raise, while there is something to be read."""
+    def watch(self, descriptor: int, reader: Callable[[], int]) -> None:
+        """Call `reader`, which must not raise, while there is something to be read.
+
+        It says how many requests it has read.
+        """
         self._epoll.register(descriptor, select.EPOLLIN)
         self._readers[descriptor] = reader
 
@@ -149,23 +163,24 @@ class SocketInlet:
         if not self._ended.is_set():
             self._readiness.watch(self._descriptor, self._read)
 
-    def _read(self) -> None:
-        hearer = self._hearer
+    def _read(self) -> int:
+        hearer, heard = self._hearer, 0
         try:
             data = self._stream.read_nowait(hearer.read_size)
         except trio.WouldBlock:
-            return  # woken for nothing
+            return 0  # woken for nothing
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end()
             hearer.lose()
-            return
+            return 1
         try:
-            hearer.hear(data)
+            heard = hearer.hear(data)
         except Exception as error:  # noqa: BLE001  # ring boundary: it ends this connection alone
             self._error = error
             data = b""
         if not data:
             self._end()
+        return heard
 
     def _end(self) -> None:
         self._ended.set()

@@ -23,6 +23,8 @@ Buffer = bytes | bytearray | memoryview
 # kilobytes comes in a few reads, and an idle connection holds nothing.
 FIRST_READ_BYTES: Final = 1 << 16
 MAX_READ_BYTES: Final = 1 << 20
+LEAST_READ_BYTES: Final = 1 << 12
+MESSAGES_PER_READ: Final = 64  # a turn's worth: `inlets.REQUESTS_PER_TURN`
 # A peer that takes everything at once lets other tasks have a turn after this much.
 TURN_BYTES: Final = 1 << 20
 # What the kernel may hold unsent before the socket stops being writable. trio's 16 KiB would cut a
@@ -135,8 +137,13 @@ async def send_parts(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> No
         await stream.send_all(part)
 
 
-def next_read_bytes(asked: int, got: int) -> int:
-    """How much to ask for after a read that asked for so much and got so much."""
+def next_read_bytes(asked: int, got: int, messages: int = 0) -> int:
+    """How much to ask for after a read that asked for so much and got so much.
+
+    Large messages come in large reads; small ones few at a time, so that everybody has turns.
+    """
+    if messages > MESSAGES_PER_READ:
+        return max(asked * MESSAGES_PER_READ // messages, LEAST_READ_BYTES)
     if got == asked:
         return min(2 * asked, MAX_READ_BYTES)
     return max(asked // 2, FIRST_READ_BYTES) if 4 * got < asked else asked

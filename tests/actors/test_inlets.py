@@ -10,14 +10,21 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from actors.inlets import MAX_READ_PER_TURN, Inlet, Readiness, SocketInlet, StreamInlet
+from actors.inlets import (
+    CONNECTIONS_PER_LOOK,
+    REQUESTS_PER_TURN,
+    Inlet,
+    Readiness,
+    SocketInlet,
+    StreamInlet,
+)
 from actors.sockets import PeerStream
 
 Said = Callable[[bytes], None]
 
 
 class Ear:
-    """Keeps what it hears, and raises what it is told to."""
+    """Keeps what it hears, and raises what it is told to. To it every byte is a request."""
 
     def __init__(self, *, read_size: int = 65536) -> None:
         self.heard: list[bytes] = []
@@ -26,12 +33,13 @@ class Ear:
         self.deafened_by: Exception | None = None
         self.on_hearing: Callable[[], None] | None = None
 
-    def hear(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> int:
         if self.deafened_by is not None:
             raise self.deafened_by
         self.heard.append(data)
         if self.on_hearing is not None:
             self.on_hearing()
+        return len(data)
 
     def lose(self) -> None:
         self.lost += 1
@@ -181,7 +189,7 @@ async def test_one_may_end_another_that_was_to_be_read_in_the_same_turn() -> Non
 
 async def test_a_turn_has_a_limit_and_everybody_is_read_all_the_same() -> None:
     readiness = Readiness()
-    lines = [Line(readiness) for _ in range(MAX_READ_PER_TURN + 8)]
+    lines = [Line(readiness) for _ in range(CONNECTIONS_PER_LOOK + 8)]
     async with trio.open_nursery() as port:
         for line in lines:
             port.start_soon(line.inlet.run, line.ear)
@@ -191,6 +199,42 @@ async def test_a_turn_has_a_limit_and_everybody_is_read_all_the_same() -> None:
         for line in lines:
             await line.until(b"x")
         port.cancel_scope.cancel()
+    for line in lines:
+        await line.aclose()
+    readiness.close()
+
+
+async def test_a_flood_leaves_others_their_turns() -> None:
+    readiness = Readiness()
+    lines = [Line(readiness) for _ in range(3)]
+    order: list[int] = []
+    turns_of_others = 0
+
+    def hears(number: int) -> Callable[[], None]:
+        return lambda: order.append(number)
+
+    async def other() -> None:
+        nonlocal turns_of_others
+        while True:
+            turns_of_others += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as port:
+        for number, line in enumerate(lines):
+            line.ear.read_size = REQUESTS_PER_TURN
+            line.ear.on_hearing = hears(number)
+            port.start_soon(line.inlet.run, line.ear)
+            line.peer.sendall(bytes(2 * REQUESTS_PER_TURN))
+        await wait_all_tasks_blocked()
+        port.start_soon(readiness.run)
+        port.start_soon(other)
+        for line in lines:
+            await line.until(bytes(2 * REQUESTS_PER_TURN))
+        port.cancel_scope.cancel()
+
+    assert sorted(order[:3]) == [0, 1, 2]  # nobody twice before everybody once
+    assert order[3:] == order[:3]
+    assert turns_of_others >= len(order)
     for line in lines:
         await line.aclose()
     readiness.close()
