@@ -64,6 +64,8 @@ class Connection:
         self._window = 65_535  # the connection's
         self._initial = 65_535  # a new stream's
         self._max_frame = 16_384
+        self._max_streams = 100  # until the server says how many
+        self._started = 0
         self._inbound = bytearray()  # an unfinished frame that is not DATA
         self._skip = 0  # payload of the DATA frame under way, which nobody looks at
         self._buffer = memoryview(bytearray(READ_BYTES))
@@ -75,9 +77,15 @@ class Connection:
         self.answered = 0
         self.failed = 0
 
+    @property
+    def room(self) -> int:
+        """How many more calls the server lets a client have open."""
+        return self._max_streams - (self._started - self.answered)
+
     def start(self, calls: int) -> None:
         """Begin so many calls."""
         size = len(self._body)
+        self._started += calls
         for _ in range(calls):
             stream = self._next_stream
             self._next_stream = stream + 2
@@ -182,6 +190,8 @@ class Connection:
                 for state in self._unsent.values():
                     state[1] += value - self._initial
                 self._initial = value
+            elif name == 3:
+                self._max_streams = value
             elif name == 5:
                 self._max_frame = value
 
