@@ -36,12 +36,14 @@ def literal(name: bytes, value: bytes, *, kind: int = 0) -> bytes:
 class Connection:
     """One socket with its calls in flight."""
 
+    window = MAX_WINDOW  # that the server is given, for the connection and for each call
+
     def __init__(self, address: str, path: str, message: bytes, *, fresh_headers: bool) -> None:
         host, port = address.split(":")
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        settings = struct.pack(">HIHI", 4, MAX_WINDOW, 2, 0)
-        widen = struct.pack(">I", MAX_WINDOW - 65_535)
+        settings = struct.pack(">HIHI", 4, self.window, 2, 0)
+        widen = struct.pack(">I", self.window - 65_535)
         self.socket.sendall(
             PREFACE
             + FRAME.pack(len(settings) << 8 | SETTINGS, 0, 0)
