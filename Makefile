@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test setup simulate lint types proto clean
+.PHONY: serve test setup simulate bench lint types proto clean
 
 serve: $(VENV)/.serve
 	$(RUN)/troupe serve --model-repository sample_repository --admin-port=8003 $(ARGS)
@@ -16,6 +16,10 @@ setup: $(VENV)/.test
 
 simulate: $(VENV)/.test
 	$(RUN)/python -m simulation --sweep $(or $(SEEDS),10000)
+
+# Beside the real Triton and other servers; nothing else should run meanwhile. ARGS=--quick
+bench: $(VENV)/.test
+	$(RUN)/python bench/all.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(RUN)/ruff check .
