@@ -20,11 +20,11 @@ from repo.agents import AgentChain, AgentModel, make_agent
 from repo.backends.base import InstanceContext
 from repo.backends.registry import PYTHON, auto_complete, preferred_groups, worker_module
 from repo.catalogue import Catalogue
+from repo.config_files import read_config
 from repo.config_json import from_json
 from repo.instance_groups import DeviceTable
 from repo.model_config import ModelConfig, ensemble_scheduling
 from repo.overrides import LoadOverrides, override_directory, parse_overrides
-from repo.pbtxt import read_config
 from repo.preparation import Complete, ModelDescription, ModelFiles, prepare
 from repo.scan import ModelEntry, ModelIdentity, Sighting, read_entry
 from repo.storage import Checkout, Downloads, LocalStorage, Storage, tree_bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -78,7 +78,7 @@ def from_json(text: str | bytes) -> ModelConfig:
         if not isinstance(parsed, dict):
             raise _invalid("the text is no JSON object")
         message = messages.ModelConfig()
-        spelled = _spell_enums(parsed, message.DESCRIPTOR)
+        spelled = spell_enums(parsed, message.DESCRIPTOR)
         json_format.ParseDict(spelled, message, descriptor_pool=messages.POOL)
         return from_proto(message)
     except (ValueError, json_format.ParseError) as error:
@@ -106,9 +106,28 @@ def _object(message: Message) -> dict[str, Json]:
     return fields
 
 
-def _value(field: AnyField, value: Any) -> Json:
+def set_fields(message: Message) -> dict[str, Json]:
+    """The JSON object with only those fields that the message has set."""
+    fields: dict[str, Json] = {}
+    for field, value in message.ListFields():
+        if isinstance(value, Mapping):
+            assert field.message_type is not None, "a map is a repeated entry message"
+            entry = field.message_type.fields_by_name["value"]
+            fields[field.name] = {
+                str(key): _value(entry, value[key], set_fields) for key in sorted(value)
+            }
+        elif field.is_repeated:
+            fields[field.name] = [_value(field, one, set_fields) for one in value]
+        else:
+            fields[field.name] = _value(field, value, set_fields)
+    return fields
+
+
+def _value(
+    field: AnyField, value: Any, of_message: Callable[[Message], dict[str, Json]] | None = None
+) -> Json:
     if isinstance(value, Message):
-        return _object(value)
+        return (of_message or _object)(value)
     if field.enum_type is not None:
         return str(field.enum_type.values_by_number[value].name)
     if isinstance(value, float):
@@ -122,7 +141,7 @@ def _value(field: AnyField, value: Any) -> Json:
     return value  # type: ignore[no-any-return]  # protobuf's scalars are JSON's
 
 
-def _spell_enums(parsed: Mapping[str, object], descriptor: AnyDescriptor) -> dict[str, object]:
+def spell_enums(parsed: Mapping[str, object], descriptor: AnyDescriptor) -> dict[str, object]:
     """`parsed` with every enum name as the schema has it; protobuf refuses unknown ones."""
     fields = {name: one for one in descriptor.fields for name in (one.name, one.json_name)}
     return {
@@ -139,12 +158,15 @@ def _spell_field(value: object, field: AnyField) -> object:
         if message_type.GetOptions().map_entry:
             entry = message_type.fields_by_name["value"]
             return {key: _spell_field(one, entry) for key, one in value.items()}
-        return _spell_enums(value, message_type)
+        return spell_enums(value, message_type)
     if enum_type is not None and isinstance(value, str):
-        return next((name for name in enum_type.values_by_name if _same(name, value)), value)
+        return next(
+            (name for name in enum_type.values_by_name if same_enum_name(name, value)), value
+        )
     return value
 
 
-def _same(name: str, given: str) -> bool:
+def same_enum_name(name: str, given: str) -> bool:
+    """Whether `given` is how JSON may spell an enum's `name`."""
     # protobuf's case-insensitive parsing takes hyphens for underscores too.
     return name == given.upper().replace("-", "_")

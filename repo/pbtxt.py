@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from google.protobuf import text_format
@@ -35,16 +34,6 @@ _ESCAPE = re.compile(
 )
 
 _RESPELLED: Final = {r"\?": "?", r"\X": r"\x"}
-
-
-def read_config(path: Path) -> ModelConfig:
-    """The configuration in the file at `path`. Raises ServerError INTERNAL."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise internal(f"failed to open text file for read {path}: {error.strerror}") from error
-    return parse_config(raw, str(path))
 
 
 def parse_config(raw: bytes | str, source: str) -> ModelConfig:

@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from repo.config_files import CONFIG_FILES, config_files, only_one
 from repo.storage import Storage
 from repo.versions import discover_versions
 
-CONFIG_FILE: Final = "config.pbtxt"
 CONFIG_DIRECTORY: Final = "configs"
 
 
@@ -99,12 +99,22 @@ class ModelEntry:
     def config_path(self, config_name: str = "") -> str | None:
         """The configuration file, relative to the repository; None when the model has none.
 
-        `config_name` picks `configs/<name>.pbtxt` where that exists.
+        `config_name` picks `configs/<name>.pbtxt`, or another of its forms, where that exists.
+        Raises ServerError where several files are it.
         """
-        candidates = [f"{self.directory}/{CONFIG_FILE}"]
-        if config_name:
-            candidates.insert(0, f"{self.directory}/{CONFIG_DIRECTORY}/{config_name}.pbtxt")
-        return next((path for path in candidates if self.storage.exists(path)), None)
+        names: tuple[str, ...] = ()
+        if config_name and CONFIG_DIRECTORY in self.subdirectories:
+            stem = f"{CONFIG_DIRECTORY}/{config_name}"
+            names = tuple(one for one in config_files(stem) if self._exists(one))
+        if not names:
+            listed = self.timestamps.entries_ns  # empty where the directory could not be read
+            candidates = [one for one in CONFIG_FILES if one in listed or not listed]
+            names = tuple(one for one in candidates if self._exists(one))
+        name = only_one(names, self.name)
+        return None if name is None else f"{self.directory}/{name}"
+
+    def _exists(self, name: str) -> bool:
+        return self.storage.exists(f"{self.directory}/{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +208,8 @@ def _files_of(timestamps: ModelTimestamps, version: int) -> dict[str, int]:
     return {
         name: changed_ns
         for name, changed_ns in timestamps.entries_ns.items()
-        if name == str(version) or not (name.isdecimal() or name in {CONFIG_FILE, CONFIG_DIRECTORY})
+        if name == str(version)
+        or not (name.isdecimal() or name in {*CONFIG_FILES, CONFIG_DIRECTORY})
     }
 
 

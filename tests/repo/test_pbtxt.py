@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from protocol.proto import messages
 from protocol.status import ServerError, StatusCode
+from repo.config_files import read_config
 from repo.model_config import (
     DataType,
     copy_config,
@@ -20,7 +21,7 @@ from repo.model_config import (
     is_set,
     scheduling_choice,
 )
-from repo.pbtxt import MAX_CONFIG_BYTES, from_proto, parse_config, read_config, to_proto
+from repo.pbtxt import MAX_CONFIG_BYTES, from_proto, parse_config, to_proto
 
 AnyDescriptor = Descriptor | UpbDescriptor
 AnyField = FieldDescriptor | UpbField

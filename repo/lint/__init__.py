@@ -1,0 +1,1 @@
+"""Checks a model repository without a server; see docs/lint.md."""
