@@ -275,8 +275,8 @@ class ControlPlane:
     def register_system_memory(self, region: SystemRegion) -> None:
         self._regions.register_system(region)
 
-    def register_cuda_memory(self, region: CudaRegion) -> None:
-        self._regions.register_cuda(region)
+    async def register_cuda_memory(self, region: CudaRegion) -> None:
+        await self._regions.register_cuda(region)
 
     def unregister_system_memory(self, name: str) -> None:
         """Forget one region, or all when `name` is empty; those in use go when they are not."""

@@ -177,7 +177,7 @@ class InferenceService(pb.GrpcInferenceServiceBase):
     async def cuda_shared_memory_register(
         self, request: pb.CudaSharedMemoryRegisterRequest
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        self._control.register_cuda_memory(
+        await self._control.register_cuda_memory(
             CudaRegion(request.name, request.raw_handle, request.device_id, request.byte_size)
         )
         return pb.CudaSharedMemoryRegisterResponse()

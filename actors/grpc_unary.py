@@ -103,6 +103,8 @@ class UnaryInfers:
         try:
             serving = find(request.model_name, request.model_version)
             _refuse_decoupled(serving)
+            if lease is not None and not serving.takes_device_tensors:
+                lease.bring_home(request)
             ticketed = self._calls.prepare(
                 serving, request, self._replies, deadline_at=deadline_at, received=received
             )

@@ -99,7 +99,7 @@ class HttpControl:
             case routes.TraceSetting() | routes.LogSettings():
                 return self._run_on_settings(operation, body)
             case _:
-                return self._run_on_memory(operation, body)
+                return await self._run_on_memory(operation, body)
 
     async def _run_on_repository(
         self,
@@ -139,7 +139,7 @@ class HttpControl:
             case _:
                 assert_never(operation)
 
-    def _run_on_memory(
+    async def _run_on_memory(
         self,
         operation: routes.SharedMemoryStatus
         | routes.SharedMemoryRegister
@@ -158,7 +158,7 @@ class HttpControl:
                 if isinstance(wanted, SystemRegion):
                     control.register_system_memory(wanted)
                 else:
-                    control.register_cuda_memory(wanted)
+                    await control.register_cuda_memory(wanted)
             case routes.SharedMemoryUnregister("system", region):
                 control.unregister_system_memory(region)
             case routes.SharedMemoryUnregister(_, region):

@@ -119,6 +119,8 @@ class HttpOperations:
             )
             if lease is not None:
                 lease.reserve(plan)
+                if not serving.takes_device_tensors:
+                    lease.bring_home(decoded)
             ticketed = self._prepare(serving, decoded, desk.replies, request)
         except BaseException:
             if lease is not None:

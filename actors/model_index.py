@@ -55,6 +55,7 @@ class ServingVersion:
     pending: Callable[[], int]  # requests accepted and not yet executing
     waiting: Callable[[], Mapping[int, Waiting]]  # the same by level, with the oldest's age
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by output name
+    takes_device_tensors: bool = False  # else its inputs are copied to the host before
     # A field, because every response asks for it and a configuration answers slowly.
     has_batch_dimension: bool = field(init=False)
 

@@ -58,6 +58,7 @@ from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_parameters import HeaderForwarding
 from protocol.v2_json_response import InferEncoder
+from repo.devices.port import Devices, NoDevices
 from repo.host_policy import HostPolicies
 from repo.model_config import ensemble_scheduling, sequence_batching
 from repo.preparation import ModelDescription
@@ -81,6 +82,7 @@ class Ports:
     follow_log_settings: FollowLogSettings = lambda _: None
     tracing: TracePorts = field(default_factory=TracePorts)
     available_memory: AvailableMemory = lambda: None
+    devices: Devices = field(default_factory=NoDevices)
     reclaim: Callable[[], None] | None = None  # called when models have ended
 
 
@@ -115,6 +117,7 @@ class Core:
                 await models.start(self.repository.run)
                 task_status.started()
             nursery.cancel_scope.cancel()
+        self.regions.close()
 
 
 def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> Core:
@@ -128,7 +131,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = mailboxes.open("model repository")
     commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)
-    regions = SharedMemory(allowed=options.allow_client_shm)
+    regions = SharedMemory(allowed=options.allow_client_shm, devices=ports.devices)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
     limiter, limiter_door = _wire_limiter(options, mailboxes)
     cache = _wire_cache(options, facts, mailboxes)

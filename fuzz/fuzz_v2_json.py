@@ -88,8 +88,8 @@ class OneRegion:
             raise not_found("no such region")
         return memoryview(self.content)[ref.offset : ref.offset + ref.byte_size]
 
-    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
-        if len(raw) > ref.byte_size:
+    def write(self, output_name: str, ref: SharedMemoryRef, tensor: Tensor) -> None:
+        if tensor.byte_size > ref.byte_size:
             raise not_found("no such region")
 
 

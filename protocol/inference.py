@@ -130,6 +130,68 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
 
 
+class DeviceBytes(Protocol):
+    """The bytes of a tensor on a device; whoever wrote them there has finished."""
+
+    @property
+    def byte_size(self) -> int: ...
+
+    def read(self) -> bytes:
+        """A copy in host memory. Raises ServerError INTERNAL."""
+
+
+class DeviceTensor(Tensor):
+    """A tensor on a device. Who asks for its bytes or its array gets a copy, made once.
+
+    So everything that takes tensors takes these; making the copy raises ServerError INTERNAL.
+    """
+
+    __slots__ = ("content",)
+
+    def __init__(
+        self, name: str, datatype: str, shape: tuple[int, ...], content: DeviceBytes
+    ) -> None:
+        super().__init__(name, datatype, shape)
+        self.content = content
+
+    @property
+    def raw(self) -> bytes | memoryview:
+        if self._raw is None:
+            self._raw = self.content.read()
+        return self._raw
+
+    @property
+    def array(self) -> Array:
+        assert self.raw is not None, "the copy that the array is a view of"
+        return super().array
+
+    @property
+    def byte_size(self) -> int:
+        return self.content.byte_size
+
+    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
+        return DeviceTensor(self.name, self.datatype, shape, self.content)
+
+    def renamed(self, name: str) -> Tensor:
+        return DeviceTensor(name, self.datatype, self.shape, self.content)
+
+    def on_host(self) -> Tensor:
+        """The same tensor in host memory. Raises ServerError INTERNAL."""
+        return Tensor(self.name, self.datatype, self.shape, raw=self.raw)
+
+
+def tensor_over(
+    name: str,
+    datatype: str,
+    shape: tuple[int, ...],
+    content: bytes | memoryview | DeviceBytes,
+) -> Tensor:
+    """A tensor over bytes, wherever they are."""
+    if isinstance(content, (bytes, memoryview)):
+        return Tensor(name, datatype, shape, raw=content)
+    return DeviceTensor(name, datatype, shape, content)
+
+
 @dataclass(slots=True, eq=False)
 class InferRequest:
     """One inference asked for. `timeout_us` and `priority` are 0 when the client gave none."""
@@ -192,8 +254,8 @@ class ResponsePlan:
 class SharedMemoryRegions(Protocol):
     """The registered regions as a codec sees them; both methods raise ServerError."""
 
-    def read(self, ref: SharedMemoryRef) -> memoryview:
+    def read(self, ref: SharedMemoryRef) -> memoryview | DeviceBytes:
         """The bytes of an input, valid at least until the request's final response."""
 
-    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
+    def write(self, output_name: str, ref: SharedMemoryRef, tensor: Tensor) -> None:
         """Copy an output into its region; INTERNAL when the span is too small for it."""

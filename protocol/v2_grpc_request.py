@@ -13,11 +13,13 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from protocol.inference import (
+    DeviceBytes,
     InferRequest,
     ResponsePlan,
     SharedMemoryRef,
     SharedMemoryRegions,
     Tensor,
+    tensor_over,
 )
 from protocol.proto.messages import ModelInferRequest
 from protocol.status import ServerError, internal, invalid_arg, not_found
@@ -207,7 +209,7 @@ def _tensors_from_anywhere(
     tensors: list[Tensor] = []
     for each in description.inputs:
         if each.contents is not None:
-            data: Buffer = each.contents
+            data: Buffer | DeviceBytes = each.contents
         elif each.shared_memory is not None:
             try:
                 data = _read(each.shared_memory, regions)
@@ -220,11 +222,11 @@ def _tensors_from_anywhere(
                 ) from None
         else:
             data = next(remaining)
-        tensors.append(Tensor(each.name, each.datatype, each.shape, raw=data))
+        tensors.append(tensor_over(each.name, each.datatype, each.shape, data))
     return tensors
 
 
-def _read(ref: SharedMemoryRef, regions: SharedMemoryRegions | None) -> memoryview:
+def _read(ref: SharedMemoryRef, regions: SharedMemoryRegions | None) -> memoryview | DeviceBytes:
     if regions is None:
         raise not_found(f"Unable to find shared memory region: '{ref.region}'")
     return regions.read(ref)

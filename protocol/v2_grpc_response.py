@@ -134,7 +134,7 @@ def _write(tensor: Tensor, output: OutputPlan, regions: SharedMemoryRegions | No
     if regions is None:
         region = output.shared_memory.region
         raise not_found(f"Unable to find shared memory region: '{region}'")
-    regions.write(tensor.name, output.shared_memory, tensor.raw)
+    regions.write(tensor.name, output.shared_memory, tensor)
 
 
 def encode_infer_response(

@@ -16,7 +16,13 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from protocol.inference import InferRequest, ResponsePlan, SharedMemoryRegions, Tensor
+from protocol.inference import (
+    InferRequest,
+    ResponsePlan,
+    SharedMemoryRegions,
+    Tensor,
+    tensor_over,
+)
 from protocol.status import invalid_arg, not_found
 from protocol.v2_json_header import InferHeader, InputEntry, parse_header
 from protocol.v2_json_parameters import HeaderForwarding
@@ -186,7 +192,9 @@ def _take_inputs(
             if regions is None:
                 region = each.shared_memory.region
                 raise not_found(f"Unable to find shared memory region: '{region}'")
-            raw = regions.read(each.shared_memory)
+            content = regions.read(each.shared_memory)
+            tensors.append(tensor_over(each.name, each.datatype, each.shape, content))
+            continue
         else:
             raw = each.data
         tensors.append(Tensor(each.name, each.datatype, each.shape, raw=raw))

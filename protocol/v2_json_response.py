@@ -98,7 +98,7 @@ class InferEncoder:
                 if regions is None:
                     region = output.shared_memory.region
                     raise not_found(f"Unable to find shared memory region: '{region}'")
-                regions.write(output.name, output.shared_memory, tensor.raw)
+                regions.write(output.name, output.shared_memory, tensor)
                 texts.append(_output_start(tensor) + "}")
             elif output.binary:
                 parts.append(tensor.raw)

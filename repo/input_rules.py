@@ -11,7 +11,7 @@ import struct
 from typing import Final, NamedTuple
 
 from protocol.datatypes import BYTES, ELEMENT_SIZE
-from protocol.inference import Tensor
+from protocol.inference import DeviceTensor, Tensor
 from repo.model_config import ModelInput, datatype, is_set
 
 # Shapes remembered per input. Traffic has few of them; a client that sends ever new ones only
@@ -96,7 +96,9 @@ class InputRule:
 
 def holds_all(tensor: Tensor, fit: Fit) -> bool:
     """Whether a tensor, of a shape that fits, has exactly the bytes or elements it should have."""
-    raw = tensor.encoded
+    if isinstance(tensor, DeviceTensor) and fit.byte_size != WALKED:
+        return tensor.byte_size == fit.byte_size
+    raw = tensor.raw if isinstance(tensor, DeviceTensor) else tensor.encoded
     if raw is None:
         return tensor.array.size == tensor.element_count
     if fit.byte_size == WALKED:

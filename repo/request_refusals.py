@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.datatypes import BYTES, DATATYPES, ELEMENT_SIZE
-from protocol.inference import InferRequest, Tensor
+from protocol.inference import DeviceTensor, InferRequest, Tensor
 from protocol.status import ServerError, invalid_arg, request_prefix
 from repo.input_rules import InputRule, string_fault
 
@@ -131,7 +131,8 @@ class Refusals:
             where = f"for inference input '{tensor.name}' for model '{self.model_name}'"
             return string_fault(tensor.raw, expected, where)
         expected *= ELEMENT_SIZE[rule.datatype]
-        got = len(tensor.raw)
+        is_remote = isinstance(tensor, DeviceTensor)
+        got = tensor.byte_size if is_remote else len(tensor.raw)
         if got == expected:
             return ""
         return (

@@ -162,5 +162,6 @@ def production_ports(options: ServerOptions, starter: Starter) -> Ports:
             environment=os.environ,
         ),
         available_memory=available_bytes,
+        devices=devices,
         reclaim=release_memory,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from protocol.datatypes import ELEMENT_SIZE
+from protocol.status import internal
 from repo.instance_groups import DeviceTable
 
 
@@ -53,6 +54,26 @@ class DeviceMemory:
         """A span within this one, which it keeps alive."""
         assert 0 <= offset <= self.byte_size - byte_size, "a part lies within its whole"
         return DeviceMemory(self.device, self.address + offset, byte_size, self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceSpan:
+    """Memory of a device as the content of a tensor; implements `DeviceBytes`."""
+
+    memory: DeviceMemory
+
+    @property
+    def byte_size(self) -> int:
+        return self.memory.byte_size
+
+    def read(self) -> bytes:
+        """A copy in host memory; blocks until it is there. Raises ServerError INTERNAL."""
+        try:
+            return self.memory.device.read(self.memory)
+        except DeviceError as error:
+            raise internal(
+                f"failed to copy a tensor from {self.memory.device.name}: {error}"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.shared_memory import MAX_REGIONS, SharedMemory
-from protocol.inference import OutputPlan, ResponsePlan, SharedMemoryRef
+from actors.shared_memory import MAX_REGIONS, Lease, SharedMemory
+from protocol.inference import OutputPlan, ResponsePlan, SharedMemoryRef, Tensor
 from protocol.status import ServerError, StatusCode
 from protocol.v2_json_shared_memory import CudaRegion, SystemRegion
 
@@ -43,9 +43,25 @@ def region(
     return SystemRegion(name, key, offset, byte_size)
 
 
+def output(content: bytes) -> Tensor:
+    return Tensor("OUT", "UINT8", (len(content),), raw=content)
+
+
+def looked_at(lease: Lease, ref: SharedMemoryRef) -> memoryview:
+    view = lease.read(ref)
+    assert isinstance(view, memoryview)
+    return view
+
+
 def refusal(call: Callable[[], object]) -> tuple[StatusCode, str]:
     with pytest.raises(ServerError) as caught:
         call()
+    return caught.value.status, caught.value.message
+
+
+async def async_refusal(memory: SharedMemory, wanted: CudaRegion) -> tuple[StatusCode, str]:
+    with pytest.raises(ServerError) as caught:
+        await memory.register_cuda(wanted)
     return caught.value.status, caught.value.message
 
 
@@ -136,14 +152,14 @@ def test_the_number_of_regions_is_bounded(memory: SharedMemory) -> None:
     memory.register_system(region())
 
 
-def test_device_memory_is_not_served(memory: SharedMemory) -> None:
+async def test_device_memory_is_not_served_without_a_device(memory: SharedMemory) -> None:
     cuda = CudaRegion("c", bytes(64), 0, 10)
 
-    assert refusal(lambda: memory.register_cuda(cuda)) == (
+    assert await async_refusal(memory, cuda) == (
         StatusCode.INVALID_ARG,
         "failed to register CUDA shared memory region: 'c', GPUs not supported",
     )
-    assert refusal(lambda: memory.register_cuda(CudaRegion("", b"", 0, 0))) == (
+    assert await async_refusal(memory, CudaRegion("", b"", 0, 0)) == (
         StatusCode.INVALID_ARG, "'region name' is necessary to register cuda shared memory region"
     )  # fmt: skip
     memory.unregister_cuda("")
@@ -159,16 +175,18 @@ def test_device_memory_is_not_served(memory: SharedMemory) -> None:
     )
 
 
-def test_without_leave_of_the_operator_nothing_changes_and_anybody_may_ask(objects: Path) -> None:
+async def test_without_leave_of_the_operator_nothing_changes_and_anybody_may_ask(
+    objects: Path,
+) -> None:
     memory = SharedMemory(allowed=False, directory=str(objects))
 
     for call in (
         lambda: memory.register_system(region()),
-        lambda: memory.register_cuda(CudaRegion("c", bytes(64), 0, 10)),
         lambda: memory.unregister_system(""),
         lambda: memory.unregister_cuda("x"),
     ):
         assert refusal(call) == DISABLED
+    assert await async_refusal(memory, CudaRegion("c", bytes(64), 0, 10)) == DISABLED
     assert memory.system_status("") == []
     assert memory.cuda_status("") == []
     assert memory.lease() is None
@@ -184,10 +202,10 @@ def test_a_request_sees_the_client_s_bytes_and_answers_into_them(
     lease = memory.lease()
     assert lease is not None
 
-    view = lease.read(SharedMemoryRef("r", 3, 5))
+    view = looked_at(lease, SharedMemoryRef("r", 3, 5))
     assert bytes(view) == bytes((3, 4, 5, 6, 7))
     assert view.readonly
-    lease.write("OUT", SharedMemoryRef("r", 10, 4), b"abc")
+    lease.write("OUT", SharedMemoryRef("r", 10, 4), output(b"abc"))
     lease.release()
 
     data = (objects / "data").read_bytes()
@@ -215,9 +233,9 @@ def test_spans_outside_of_a_region_are_refused(
     assert lease is not None
     plan = ResponsePlan((OutputPlan("OUT", shared_memory=ref),))
 
-    assert refusal(lambda: lease.read(ref)) == (status, text)
+    assert refusal(lambda: looked_at(lease, ref)) == (status, text)
     assert refusal(lambda: lease.reserve(plan)) == (status, text)
-    assert refusal(lambda: lease.write("OUT", ref, b"")) == (status, text)
+    assert refusal(lambda: lease.write("OUT", ref, output(b""))) == (status, text)
     assert not lease.is_held
 
 
@@ -238,7 +256,7 @@ def test_no_span_ever_reaches_beyond_its_region(
     assert lease is not None
 
     try:
-        view = lease.read(SharedMemoryRef("r", offset, byte_size))
+        view = looked_at(lease, SharedMemoryRef("r", offset, byte_size))
     except ServerError:
         assert offset >= size or offset + byte_size > size
     else:
@@ -252,7 +270,7 @@ def test_an_output_must_fit_its_span(memory: SharedMemory) -> None:
     assert lease is not None
     ref = SharedMemoryRef("r", 0, 7)
 
-    assert refusal(lambda: lease.write("OUT", ref, bytes(8))) == (
+    assert refusal(lambda: lease.write("OUT", ref, output(bytes(8)))) == (
         StatusCode.INTERNAL,
         (
             "shared memory size specified with the request for output 'OUT' (7 bytes) should be at "
@@ -267,8 +285,8 @@ def test_an_object_that_was_cut_short_is_not_touched(memory: SharedMemory, objec
     lease = memory.lease()
     assert lease is not None
 
-    assert bytes(lease.read(SharedMemoryRef("r", 0, 2))) == b"\x00\x01"
-    assert refusal(lambda: lease.read(SharedMemoryRef("r", PAGE, 1))) == (
+    assert bytes(looked_at(lease, SharedMemoryRef("r", 0, 2))) == b"\x00\x01"
+    assert refusal(lambda: looked_at(lease, SharedMemoryRef("r", PAGE, 1))) == (
         StatusCode.INVALID_ARG, "Invalid offset + byte size for shared memory region: 'r'"
     )  # fmt: skip
 
@@ -293,7 +311,7 @@ def test_a_region_in_use_goes_with_its_last_request(memory: SharedMemory) -> Non
     first, second = memory.lease(), memory.lease()
     assert first is not None
     assert second is not None
-    view = first.read(SharedMemoryRef("r", 1, 2))
+    view = looked_at(first, SharedMemoryRef("r", 1, 2))
     first.reserve(ResponsePlan((OutputPlan("OUT", shared_memory=SharedMemoryRef("r", 0, 1)),)))
     second.reserve(ResponsePlan((OutputPlan("OUT", shared_memory=SharedMemoryRef("r", 0, 1)),)))
     assert first.is_held
@@ -303,13 +321,13 @@ def test_a_region_in_use_goes_with_its_last_request(memory: SharedMemory) -> Non
     assert refusal(lambda: memory.register_system(region()))[0] is StatusCode.ALREADY_EXISTS
     late = memory.lease()
     assert late is not None
-    assert bytes(late.read(SharedMemoryRef("r", 1, 1))) == b"\x01"
+    assert bytes(looked_at(late, SharedMemoryRef("r", 1, 1))) == b"\x01"
     late.release()
 
     first.release()
     first.release()
     assert names(memory) == ["r"]
-    second.write("OUT", SharedMemoryRef("r", 0, 1), b"x")
+    second.write("OUT", SharedMemoryRef("r", 0, 1), output(b"x"))
     second.release()
     assert names(memory) == []
     # Whoever still looks sees memory, not a hole where memory was.

@@ -43,10 +43,10 @@ class TinyRegions:
     def read(self, ref: SharedMemoryRef) -> memoryview:
         raise AssertionError("an encoder never reads")
 
-    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
-        if len(raw) > 16:
+    def write(self, output_name: str, ref: SharedMemoryRef, tensor: Tensor) -> None:
+        if tensor.byte_size > 16:
             raise internal(f"output '{output_name}' is too large")
-        self.written[output_name] = (ref, bytes(raw))
+        self.written[output_name] = (ref, bytes(tensor.raw))
 
 
 def joined(buffers: Iterable[Buffer]) -> bytes:

@@ -13,6 +13,7 @@ from protocol.inference import (
     OutputPlan,
     ResponsePlan,
     SharedMemoryRef,
+    Tensor,
 )
 from protocol.status import ServerError, StatusCode, not_found
 from protocol.v2_json import InferDecoder
@@ -31,8 +32,8 @@ class Regions:
             raise not_found(f"Unable to find shared memory region: '{ref.region}'")
         return memoryview(self.content)[ref.offset : ref.offset + ref.byte_size]
 
-    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
-        self.content[ref.offset : ref.offset + len(raw)] = raw
+    def write(self, output_name: str, ref: SharedMemoryRef, tensor: Tensor) -> None:
+        self.content[ref.offset : ref.offset + tensor.byte_size] = tensor.raw
 
 
 def entry(**members: object) -> dict[str, object]:

@@ -35,8 +35,8 @@ class Written:
     def read(self, ref: SharedMemoryRef) -> memoryview:
         raise AssertionError("a response reads nothing")
 
-    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
-        self.calls.append((output_name, ref, bytes(raw)))
+    def write(self, output_name: str, ref: SharedMemoryRef, tensor: Tensor) -> None:
+        self.calls.append((output_name, ref, bytes(tensor.raw)))
 
 
 def output(name: str = "O", *values: object, dtype: str = "<i4") -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from protocol.inference import SharedMemoryRef
+from protocol.inference import SharedMemoryRef, Tensor
 from protocol.proto.messages import InferTensorContents, ModelInferRequest
 from protocol.status import StatusCode, not_found
 from protocol.v2_grpc import DecodedRequest, RejectedRequest, decode_infer_request
@@ -26,7 +26,7 @@ class FakeRegions:
             raise not_found(f"Unable to find shared memory region: '{ref.region}'")
         return memoryview(self.memory)[ref.offset : ref.offset + ref.byte_size]
 
-    def write(self, output_name: str, ref: SharedMemoryRef, raw: bytes | memoryview) -> None:
+    def write(self, output_name: str, ref: SharedMemoryRef, tensor: Tensor) -> None:
         raise AssertionError("a decoder never writes")
 
 
