@@ -18,7 +18,13 @@ from actors.options import ServerOptions
 from protocol.status import internal, not_found
 from repo.agents import AgentChain, AgentModel, make_agent
 from repo.backends.base import InstanceContext
-from repo.backends.registry import PYTHON, auto_complete, preferred_groups, worker_module
+from repo.backends.registry import (
+    PYTHON,
+    auto_complete,
+    may_complete_itself,
+    preferred_groups,
+    worker_module,
+)
 from repo.catalogue import Catalogue
 from repo.config_files import read_config
 from repo.config_json import from_json
@@ -174,28 +180,12 @@ class DiskSource:
                 if not (has_file or completed_config.input or completed_config.output):
                     raise not_found(f"model configuration is not provided for model '{entry.name}'")
                 return completed_config
-            if not _may_complete_itself(context, module):
+            if not may_complete_itself(context, module):
                 return config
             completed = trio.from_thread.run(self._complete_python, context)
             return config if completed is None else from_json(completed)
 
         return complete
-
-
-def _may_complete_itself(context: InstanceContext, module: Path | None) -> bool:
-    """Whether a model.py can have an `auto_complete_config`; asking it costs a whole process.
-
-    It has one if any of its own files names it, and may have inherited one from a library if its
-    configuration is not complete as it stands.
-    """
-    if not (context.config.input and context.config.output):
-        return True
-    own = (context.version_directory, context.model_directory)
-    for directory in own if module is None else (module,):
-        for path in directory.glob("*.py"):
-            if b"auto_complete_config" in path.read_bytes():
-                return True
-    return False
 
 
 def _entry_at(directory: Path, identity: ModelIdentity) -> ModelEntry:

@@ -55,7 +55,7 @@ def load_strategy(
     Raises ServerError: INVALID_ARG for a path outside the model directory, for missing functions or
     beside sequence batching, NOT_FOUND for a file that is not there, INTERNAL for code that raises.
     """
-    path = _find(config, model_directory, version)
+    path = strategy_file(config, model_directory, version)
     if path is None:
         return None
     if sequence_batching(config) is not None:
@@ -73,7 +73,8 @@ def load_strategy(
     return StrategyFunctions(batcher, begin, include, end, finalize)
 
 
-def _find(config: ModelConfig, model_directory: Path, version: int) -> Path | None:
+def strategy_file(config: ModelConfig, model_directory: Path, version: int) -> Path | None:
+    """The file that defines a model's strategy; None when it has none. Raises ServerError."""
     named = parameter(config, PARAMETER)
     if named is None:
         candidates = (model_directory / str(version), model_directory)

@@ -10,6 +10,8 @@ usage: troupe <command> [options]
 commands:
   serve     serve a model repository (also: tritonserver)
   perf      measure a server under load (also: perf_analyzer)
+  lint      check a model repository without serving it
+  config    print a model's configuration in another form
   key       make an API key for --api-keys
   top       watch a server in the terminal, by its admin port
   simulate  run random worlds in virtual time, or see the one of a seed
@@ -29,6 +31,14 @@ def main() -> None:
             from troupe.perf import embedded
 
             sys.exit(perf(arguments, embed=embedded))
+        case ["lint", *arguments]:
+            from troupe.lint import lint
+
+            sys.exit(lint(arguments))
+        case ["config", *arguments]:
+            from troupe.config import config
+
+            sys.exit(config(arguments))
         case ["key", *arguments]:
             from troupe.key import key
 

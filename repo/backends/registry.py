@@ -101,6 +101,17 @@ def location(backend: str) -> str:
     return ", ".join(entry.value for entry in entry_points(group=ENTRY_POINT_GROUP, name=backend))
 
 
+def names() -> tuple[str, ...]:
+    """Every backend that is built in or installed, sorted; Python-based ones are not known here."""
+    installed = {entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    return tuple(sorted({*_NATIVE, PYTHON} | installed))
+
+
+def is_native(backend: str) -> bool:
+    """Whether a backend is Troupe's own, and runs in a thread."""
+    return backend in _NATIVE
+
+
 def unknown_backend(backend: str) -> ServerError:
     return invalid_arg(
         f"unable to find backend library for backend '{backend}', "
@@ -150,6 +161,22 @@ def worker_module(config: ModelConfig, settings: Mapping[str, str]) -> Path | No
     if is_name and (found / PYTHON_RUNTIME).is_file():
         return found
     return Path(__file__).with_name("pytorch_worker") if config.backend == "pytorch" else None
+
+
+def may_complete_itself(context: InstanceContext, module: Path | None) -> bool:
+    """Whether a model.py can have an `auto_complete_config`; asking it costs a whole process.
+
+    It has one if any of its own files names it, and may have inherited one from a library if its
+    configuration is not complete as it stands.
+    """
+    if not (context.config.input and context.config.output):
+        return True
+    own = (context.version_directory, context.model_directory)
+    for directory in own if module is None else (module,):
+        for path in directory.glob("*.py"):
+            if b"auto_complete_config" in path.read_bytes():
+                return True
+    return False
 
 
 def preferred_groups(config: ModelConfig, devices: DeviceTable) -> Sequence[PreferredGroup]:

@@ -96,15 +96,8 @@ class _Surveyor:
         counts: dict[str, int] = {}
         chosen: dict[str, str] = {}
         for entry in node.entries:
-            one = names.get(entry.key.text)
+            one = names.get(entry.key.text) or self._guess(entry.key, descriptor, path)
             if one is None:
-                kind = descriptor.full_name
-                self._find(
-                    entry.key.place,
-                    f'Message type "{kind}" has no field named "{entry.key.text}"',
-                    path,
-                    nearest(entry.key.text, descriptor.fields_by_name),
-                )
                 continue
             here = f"{path}.{one.name}" if path else str(one.name)
             self._check_repetition(entry, one, counts, chosen, here)
@@ -122,6 +115,13 @@ class _Surveyor:
                     self._value(item, one, at)
             else:
                 self._value(entry.value, one, here)
+
+    def _guess(self, key: Scalar, descriptor: AnyDescriptor, path: str) -> AnyField | None:
+        """The field that an unknown name was meant to be, so that what it holds is looked at."""
+        text = f'Message type "{descriptor.full_name}" has no field named "{key.text}"'
+        near = nearest(key.text, descriptor.fields_by_name)
+        self._find(key.place, text, path, near)
+        return descriptor.fields_by_name[near] if near else None
 
     def _check_repetition(
         self,
