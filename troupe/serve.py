@@ -23,6 +23,7 @@ from actors.options import ServerOptions
 from actors.port import AddressInUse
 from protocol.status import ServerError
 from troupe.logs import configure, reopen
+from troupe.memory import keep_buffers
 from troupe.server import ExitTimeout, Server
 from troupe.systemd import READY, STOPPING, notify, reloading
 
@@ -55,6 +56,7 @@ def serve(arguments: Sequence[str]) -> int:
         return 1
     try:
         configure(options)
+        keep_buffers()
         trio.run(_serve, options)
     except Exception as error:
         match root_cause(error):
