@@ -45,6 +45,7 @@ class SpanWriter:
         self._offset_ns = offset_ns
         self._new_id = new_id
         self._tracing = tracing
+        self._unsent = 0  # of those that were taken out of the queue
 
     @property
     def next_wake(self) -> float:
@@ -57,8 +58,11 @@ class SpanWriter:
         self._tracing.forget(message.group)
 
     async def work(self, now: float, *, everything: bool = False) -> None:
-        for batch in self._queue.take(now, everything=everything):
+        batches = self._queue.take(now, everything=everything)
+        self._unsent = sum(map(len, batches))
+        for batch in batches:
             await self._export(batch, now)
+            self._unsent -= len(batch)
         if self._queue.dropped and not len(self._queue):
             log.warning("%d spans were dropped, because the queue was full", self._queue.dropped)
             self._queue.dropped = 0
@@ -66,14 +70,16 @@ class SpanWriter:
     async def _export(self, batch: list[Span], now: float) -> None:
         export = partial(self._exporter.export, batch, self._offset_ns(now))
         try:
-            await self._in_thread(export, may_abandon=True)
+            await self._in_thread(export)
         except OSError as error:
             log.error("%d spans are lost: %s", len(batch), error)
         except Exception:  # ring boundary: whatever an exporter does, serving goes on
             log.exception("%d spans are lost", len(batch))
 
     async def finish(self) -> None:
-        try:
-            await self.work(trio.current_time(), everything=True)
-        finally:
-            self._exporter.close()
+        await self.work(trio.current_time(), everything=True)
+
+    def close(self) -> None:
+        self._exporter.close()
+        if lost := self._unsent + len(self._queue):
+            log.error("%d spans are lost: the collector does not answer in time", lost)

@@ -35,16 +35,15 @@ Work = Callable[[], None]
 class RunInThread(Protocol):
     """Does blocking work elsewhere; raises what it raises."""
 
-    async def __call__(self, work: Work, *, may_abandon: bool) -> None:
-        """Whoever is cancelled waits for the end of the work, unless it may be abandoned."""
+    async def __call__(self, work: Work) -> None:
+        """Whoever is cancelled leaves the work to itself: what it does no longer matters."""
 
 
 MakeExporter = Callable[[Mapping[str, str]], SpanExporter]
 """Makes an exporter by the settings of the mode opentelemetry. Raises ServerError."""
 
 
-async def _at_once(work: Work, *, may_abandon: bool) -> None:
-    del may_abandon
+async def _at_once(work: Work) -> None:
     await trio.lowlevel.checkpoint()
     work()
 

@@ -2,7 +2,8 @@
 
 Owns everything that has been traced and not written. Hears `TraceEnded` and `Close`, writes in a
 thread, and says nothing: whoever sends does not wait, and what its door cannot hold is dropped and
-counted by the sender. When it is cancelled it writes what there is, and ends.
+counted by the sender. When it is stopped it writes what there is, and ends; a file system or a
+collector that hangs keeps it no longer than the server's own stop may last.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from protocol.trace_json import encode_groups
 
 log = logging.getLogger(__name__)
 
-# What is left when the server stops has this long to be written or sent.
+# What is left when the server stops has this long to be written or sent, and no longer than until
+# the deadline of the stop.
 LAST_WRITE_SECONDS: Final = 5.0
+# Where that deadline has passed, traces of whatever took so long are still worth a local write.
+LAST_CHANCE_SECONDS: Final = 0.25
 
 
 class TraceWriter(Protocol):
@@ -47,6 +51,9 @@ class TraceWriter(Protocol):
     async def finish(self) -> None:
         """Nothing more will come: write everything."""
 
+    def close(self) -> None:
+        """Nothing more will be written; give up what is under way."""
+
 
 class Tracer:
     """The actor: one door in, files or spans out."""
@@ -63,26 +70,51 @@ class Tracer:
         self._traces = traces
         self._tracing = tracing
         self._writer = writer
+        self._stopping = trio.Event()
+        self._ended = trio.Event()
+
+    def stop(self) -> None:
+        """Nothing will be traced any more: write what is left, and end."""
+        self._stopping.set()
+        self._mailbox.ring()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled, and then what is left."""
-        task_status.started()
+        """Write until stopped, and then what is left.
+
+        A stop that lasts too long for this alone is an orderly one: what is lost is in the log.
+        """
+        writing = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, writing)
+            task_status.started()
+            try:
+                await self._stopping.wait()
+            finally:  # nobody who cancels it has any time left
+                now, stop_by = trio.current_time(), trio.current_effective_deadline()
+                writing.deadline = max(
+                    min(now + LAST_WRITE_SECONDS, stop_by), now + LAST_CHANCE_SECONDS
+                )
+                self.stop()
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+
+    async def _write(self, writing: trio.CancelScope) -> None:
         writer = self._writer
         try:
-            while True:
-                if writer.next_wake == math.inf:
-                    await self._mailbox.wait()
-                else:
+            with writing:
+                while not self._stopping.is_set():
                     with trio.move_on_at(writer.next_wake):
                         await self._mailbox.wait()
+                    self._take(trio.current_time())
+                    await writer.work(trio.current_time())
                 self._take(trio.current_time())
-                await writer.work(trio.current_time())
-        finally:
-            self._take(trio.current_time())
-            self._mailbox.close()
-            with trio.CancelScope(shield=True), trio.move_on_after(LAST_WRITE_SECONDS):
+                self._mailbox.close()
                 await writer.finish()
+        finally:
+            self._mailbox.close()
+            writer.close()
             self._tracing.say_dropped(last=True)
+            self._ended.set()
 
     def _take(self, now: float) -> None:
         for message in self._traces.drain():
@@ -117,10 +149,10 @@ class FileWriter:
 
     async def work(self, now: float) -> None:
         while self._due:
-            write = self._due.pop(0)
+            write = self._due[0]
             try:
                 work = partial(write_traces, write, self._offset_ns(now))
-                await self._in_thread(work, may_abandon=False)
+                await self._in_thread(work)
             except OSError as error:
                 log.error(
                     "%d traces are lost, file '%s' cannot be written: %s",
@@ -130,12 +162,21 @@ class FileWriter:
                 )
             except Exception:  # ring boundary: a trace that cannot be told never ends the server
                 log.exception("%d traces are lost", len(write.groups))
+            del self._due[0]
             for group in write.groups:
                 self._tracing.forget(group)
 
     async def finish(self) -> None:
         self._due += self._files.close_all()
         await self.work(trio.current_time())
+
+    def close(self) -> None:
+        for write in [*self._due, *self._files.close_all()]:
+            log.error(
+                "%d traces are lost, file '%s' is not written in time",
+                len(write.groups),
+                write.path,
+            )
 
 
 def write_traces(write: WriteTraces, offset_ns: int) -> None:

@@ -106,17 +106,19 @@ class Core:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.statistics.run)
-            await nursery.start(self.tracer.run)
-            if self.limiter is not None:
-                await nursery.start(self.limiter.run)
-            if self.cache is not None:
-                await nursery.start(self.cache.run)
-            async with trio.open_nursery() as models:
-                await models.start(self.repository.run)
-                task_status.started()
-            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as tracing:  # outlives whatever is traced
+            await tracing.start(self.tracer.run)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.statistics.run)
+                if self.limiter is not None:
+                    await nursery.start(self.limiter.run)
+                if self.cache is not None:
+                    await nursery.start(self.cache.run)
+                async with trio.open_nursery() as models:
+                    await models.start(self.repository.run)
+                    task_status.started()
+                nursery.cancel_scope.cancel()
+            self.tracer.stop()
         self.regions.close()
 
 

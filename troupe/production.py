@@ -134,8 +134,8 @@ def log_of_workers(level: LogLevel, message: str) -> None:
     log.log(_LEVELS[level], "%s", message)
 
 
-async def _in_thread(work: Work, *, may_abandon: bool) -> None:
-    await trio.to_thread.run_sync(work, abandon_on_cancel=may_abandon)
+async def _in_thread(work: Work) -> None:
+    await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
 
 def _make_exporter(settings: Mapping[str, str]) -> SpanExporter:
