@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_every_package_is_named_in_the_distribution() -> None:
     }
 
     assert found == listed
+
+
+def test_every_actor_is_introduced() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    section = text.split("## Who is who in actors/")[1].split("\n## ")[0]
+    named = [
+        name
+        for line in section.splitlines()
+        if line.startswith("| ")
+        for name in re.findall(r"`(\w+)`", line)
+    ]
+
+    found = {path.stem for path in (ROOT / "actors").glob("*.py")} - {"__init__"}
+
+    assert sorted(named) == sorted(found), "the table in ARCHITECTURE.md names each module once"
 
 
 def test_nobody_leaves_work_marked_for_later() -> None:
