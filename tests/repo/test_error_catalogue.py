@@ -333,6 +333,11 @@ TABLE: list[tuple[int, str, str]] = [
         ensemble(step("A", "i=V", "o=Z")),
         "ensemble input 'X' for ensemble E' is not used",
     ),
+    (
+        47,
+        ensemble(step("A", "i=X", "o=U")),
+        "ensemble output 'Z' for ensemble E' is not used",
+    ),
     (52, metric(""), "metric control must specify 'metric_identifier'"),
     (52, metric("metric_identifier { }"), "metric identifier must specify non-empty 'family'"),
     (
