@@ -41,10 +41,12 @@ class Ticketed(NamedTuple):
 class Calls:
     """Prepares requests for submission and takes them back."""
 
-    def __init__(self, *, index: Watch[ModelIndex], tracing: Tracing) -> None:
+    def __init__(
+        self, *, index: Watch[ModelIndex], tracing: Tracing, first_number: int = 1
+    ) -> None:
         self.index = index
         self.tracing = tracing
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first_number)
 
     def prepare(
         self,

@@ -343,7 +343,21 @@ class Door(Generic[T]):
 class Watch(Generic[T]):
     """A cell with one writer and any number of readers; the value is immutable."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_listeners", "value")
 
     def __init__(self, value: T) -> None:
         self.value = value
+        self._listeners: dict[Mailbox, None] = {}
+
+    def publish(self, value: T) -> None:
+        """Swap a snapshot in, and ring for those who cannot wait until they look."""
+        self.value = value
+        for mailbox in self._listeners:
+            mailbox.ring()
+
+    def listen(self, mailbox: Mailbox) -> None:
+        """Ring this bell whenever a value is published, until it is ignored."""
+        self._listeners[mailbox] = None
+
+    def ignore(self, mailbox: Mailbox) -> None:
+        self._listeners.pop(mailbox, None)

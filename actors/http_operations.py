@@ -7,12 +7,11 @@ submits and brings the replies; every other operation is one `run`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from actors.calls import Calls, Ticketed
 from actors.channels import Door, Mailbox
-from actors.control_plane import ControlPlane
-from actors.http_control import Answer, ControlOperation, HttpControl
+from actors.http_control import Answer, ControlOperation
 from actors.http_exchanges import (
     RESPONSE_WINDOW,
     Exchange,
@@ -64,6 +63,13 @@ def kv_cache_report(metrics: CustomMetrics) -> Mapping[str, float]:
     return {}
 
 
+class ControlRunner(Protocol):
+    """Who answers the operations that no model answers: here, or wherever the core is."""
+
+    async def run(self, operation: ControlOperation, body: bytes | memoryview) -> Answer:
+        """The answer to one operation; a client's mistakes are answers too."""
+
+
 class HttpOperations:
     """The REST protocol's side of every operation; one serves every connection."""
 
@@ -71,7 +77,7 @@ class HttpOperations:
         self,
         *,
         calls: Calls,
-        control_plane: ControlPlane,
+        control: ControlRunner,
         regions: SharedMemory,
         decoder: InferDecoder,
         encoder: InferEncoder,
@@ -80,7 +86,7 @@ class HttpOperations:
         load_report: LoadReport = dict,
     ) -> None:
         self._calls = calls
-        self._control = HttpControl(control_plane, max_input_size=max_input_size)
+        self._control = control
         self._regions = regions
         self._decoder = decoder
         self._encoder = encoder

@@ -32,7 +32,7 @@ class IndexWriter:
         return self.value.resolve(step, namespace)
 
     def publish(self, index: ModelIndex) -> None:
-        self._index.value = index
+        self._index.publish(index)
 
     def see(self, sightings: Mapping[str, Sighting], *, is_all: bool) -> None:
         """Note which models stand in the repositories; `is_all` if nothing else stands there."""

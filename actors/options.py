@@ -105,6 +105,7 @@ class ServerOptions:
     enable_peer_access: bool = True
     allow_client_shm: bool = False
     api_keys: str = ""
+    frontend_workers: int = 0
 
     @property
     def has_admin_port(self) -> bool:

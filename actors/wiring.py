@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -23,8 +23,9 @@ from actors.ensemble_wiring import wire_ensemble
 from actors.grpc_frontend import GrpcFrontend
 from actors.grpc_services import CATEGORIES, services
 from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
+from actors.http_control import HttpControl
 from actors.http_frontend import HttpFrontend
-from actors.http_operations import HttpOperations, kv_cache_report
+from actors.http_operations import ControlRunner, HttpOperations, kv_cache_report
 from actors.load_gate import AvailableMemory
 from actors.log_settings import FollowLogSettings, LogControl, LogSettings
 from actors.mailboxes import MailboxRegister
@@ -51,7 +52,7 @@ from actors.tracer import Tracer
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
 from protocol.api_keys import Guard, Keyring
 from protocol.grpc_compression import CompressionLevel
-from protocol.grpc_service import routes
+from protocol.grpc_service import Route, routes
 from protocol.http1 import HttpLimits
 from protocol.http2 import Http2Limits
 from protocol.restriction import RestrictedApis
@@ -86,6 +87,25 @@ class Ports:
     reclaim: Callable[[], None] | None = None  # called when models have ended
 
 
+class Backstage(Protocol):
+    """What a frontend finds behind itself: the core, or the way to it from another process."""
+
+    @property
+    def calls(self) -> Calls: ...
+
+    @property
+    def regions(self) -> SharedMemory: ...
+
+    def http_control(self, options: ServerOptions) -> ControlRunner:
+        """Who answers the REST operations that no model answers."""
+
+    def grpc_routes(self) -> Mapping[str, Route]:
+        """The services, by method path."""
+
+    def load_report(self) -> Mapping[str, float]:
+        """What an LLM backend says of its cache; empty where nobody does."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Core:
     """The actors behind every frontend, wired but not running, and the endpoints of frontends."""
@@ -103,6 +123,15 @@ class Core:
     mailboxes: MailboxRegister
     slow: SlowRequests | None
     tracer: Tracer
+
+    def http_control(self, options: ServerOptions) -> HttpControl:
+        return HttpControl(self.control_plane, max_input_size=options.http_max_input_size)
+
+    def grpc_routes(self) -> Mapping[str, Route]:
+        return routes(services(self.control_plane))
+
+    def load_report(self) -> Mapping[str, float]:
+        return kv_cache_report(self.custom_metrics)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
@@ -236,7 +265,7 @@ def _wire_limiter(
 
 def wire_http(
     options: ServerOptions,
-    core: Core,
+    core: Backstage,
     listeners: list[trio.SocketListener],
     *,
     tls: Tls | None = None,
@@ -245,7 +274,7 @@ def wire_http(
     """The REST port; in plain text unless there is `tls`, for everybody unless for a `keyring`."""
     operations = HttpOperations(
         calls=core.calls,
-        control_plane=core.control_plane,
+        control=core.http_control(options),
         regions=core.regions,
         decoder=InferDecoder(
             max_input_size=options.http_max_input_size,
@@ -254,14 +283,14 @@ def wire_http(
         encoder=InferEncoder(),
         guard=Guard(RestrictedApis.parse(options.http_restricted_api), keyring),
         max_input_size=options.http_max_input_size,
-        load_report=partial(kv_cache_report, core.custom_metrics),
+        load_report=core.load_report,
     )
     return HttpFrontend(listeners, operations=operations, limits=HttpLimits(), tls=tls)
 
 
 def wire_grpc(
     options: ServerOptions,
-    core: Core,
+    core: Backstage,
     listeners: list[trio.SocketListener],
     *,
     tls: Tls | None = None,
@@ -291,7 +320,7 @@ def wire_grpc(
         listeners,
         calls=core.calls,
         regions=core.regions,
-        routes=routes(services(core.control_plane)),
+        routes=core.grpc_routes(),
         settings=settings,
         tls=tls,
     )

@@ -37,6 +37,17 @@ class _WitnessDoor(Door[Reply]):
         # No place of its own: everything is done by the door inside.
         self._inner = inner
         self._client = client
+        self.capacity = inner.capacity
+
+    def __getattr__(self, name: str) -> object:
+        """Whether it is closed, and what else senders look at, is known inside."""
+        return getattr(self._inner, name)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def ring_when_room(self, wisher: Mailbox) -> None:
+        self._inner.ring_when_room(wisher)
 
     def send_nowait(self, message: Reply) -> None:
         try:
@@ -153,7 +164,7 @@ class Client:
         ledger = self._world.ledger
         ledger.ask(asked)
         self._world.trace.add("ask", asked.name, asked.batch, asked.model)
-        calls = self._world.core.calls
+        calls = self._world.calls
         try:
             serving = calls.index.value.find(request.model_name, request.model_version)
             ticketed = calls.prepare(

@@ -28,7 +28,7 @@ _OWN_GOAL: Final = "simulated failure"
 EXPECTED_ERRORS: Final = ("crashed", "Failed to insert key")
 
 
-def world_of(plan: Plan, *, trace_config: tuple[str, ...] = ()) -> World:
+def world_of(plan: Plan, *, trace_config: tuple[str, ...] = (), kind: type[World] = World) -> World:
     """The world that a plan describes, with its requests traced if so desired."""
     options = ServerOptions(
         model_repository=("simulated",),
@@ -39,7 +39,7 @@ def world_of(plan: Plan, *, trace_config: tuple[str, ...] = ()) -> World:
         cache_config=(f"local,size={plan.cache_bytes}",) if plan.cache_bytes else (),
         trace_config=trace_config,
     )
-    return World(
+    return kind(
         {model.name: _simulated(model) for model in plan.models},
         options=options,
         expected_errors=EXPECTED_ERRORS,

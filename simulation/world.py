@@ -24,6 +24,7 @@ import trio.testing
 
 from actors import version_wiring
 from actors.bls import InstanceServices
+from actors.calls import Calls
 from actors.executor import Executor
 from actors.local_calls import infer
 from actors.options import ServerOptions
@@ -262,7 +263,12 @@ class World:
     async def ask(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
         """Any inference, as `infer` makes it."""
         self.ledger.outsiders += 1  # also if it is never executed
-        return await infer(self.core.calls, request, deadline_at=deadline_at)
+        return await infer(self.calls, request, deadline_at=deadline_at)
+
+    @property
+    def calls(self) -> Calls:
+        """The way in, for clients."""
+        return self.core.calls
 
     # --- for clients, executors and faults -------------------------------------------------------
 
@@ -290,15 +296,23 @@ class World:
         with limit:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._run_core)
+                await self._begin(nursery)
                 async with trio.open_nursery() as self._nursery:
                     await scenario(self)
                     await self.all_answered()
                     await self._take_stock()
                     self._nursery.cancel_scope.cancel()
+                self._finish()
                 self.core.repository.drain()
         if limit.cancelled_caught:
             waiting = [asked.name for asked in self.ledger.asked.values() if asked.final is None]
             self.ledger.problems.append(f"the run got stuck; without an answer: {waiting}")
+
+    async def _begin(self, nursery: trio.Nursery) -> None:
+        """What else a kind of world has, once the models are loaded."""
+
+    def _finish(self) -> None:
+        """The end of that, when everybody has been answered."""
 
     async def _run_core(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -16,6 +16,7 @@ import trio.testing
 
 from actors.executor import Executor
 from actors.http_connection import HttpConnection
+from actors.http_control import HttpControl
 from actors.http_frontend import SWEEP_SECONDS
 from actors.http_operations import HttpOperations
 from actors.inlets import StreamInlet
@@ -177,7 +178,7 @@ class HttpWorld(World):
     def make_operations(self) -> HttpOperations:
         return HttpOperations(
             calls=self.core.calls,
-            control_plane=self.core.control_plane,
+            control=HttpControl(self.core.control_plane, max_input_size=MAX_INPUT),
             regions=self.core.regions,
             decoder=InferDecoder(max_input_size=MAX_INPUT),
             encoder=InferEncoder(),
