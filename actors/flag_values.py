@@ -15,6 +15,7 @@ from actors.policy.limiting import declared_resource
 _LEADING_INTEGER: Final = re.compile(r"\s*([+-]?[0-9]+)")
 _MOST_32: Final = 2**31 - 1
 _MOST_64: Final = 2**63 - 1
+_MOST_WORKERS = 64
 _MOST_PORT: Final = 2**16 - 1
 # More digits than any bound has; Python refuses to read very many of them.
 _MOST_DIGITS: Final = 32
@@ -52,6 +53,11 @@ def integer(text: str) -> int:
 def long_integer(text: str) -> int:
     """A number of bytes."""
     return _number(text, 0, _MOST_64)
+
+
+def workers(text: str) -> int:
+    """A number of processes, each of which costs some 60 MB."""
+    return _number(text, 0, _MOST_WORKERS)
 
 
 def port(text: str) -> int:

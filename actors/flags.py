@@ -27,6 +27,7 @@ from actors.flag_values import (
     resource,
     trace_setting,
     verbosity,
+    workers,
 )
 from actors.options import Value
 
@@ -274,6 +275,11 @@ FLAGS: Final[tuple[Flag, ...]] = (
         boolean,
     ),
     Flag("api-keys", "TOML file of API keys, read again on SIGHUP; every request needs one"),
+    Flag(
+        "frontend-workers",
+        "processes that serve connections; 0 serves them in the server's own",
+        workers,
+    ),
     Flag(
         "strict-model-config",
         "the opposite of auto-completion",

@@ -59,6 +59,26 @@ async def listen(address: str, port: int, *, reuse_port: bool) -> list[trio.Sock
         raise
 
 
+async def reserve(address: str, port: int, *, is_shared: bool) -> trio.socket.SocketType:
+    """A port that is ours, for other processes of ours to listen on; nobody listens here.
+
+    Unless it `is_shared` nobody else may have it. Raises AddressInUse.
+    """
+    if not is_shared:  # two servers would else divide the clients between them
+        for probe in await listen(address, port, reuse_port=False):
+            port = probe.socket.getsockname()[1]
+            await probe.aclose()
+    found = await trio.socket.getaddrinfo(
+        address, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE
+    )
+    family, kind, protocol, _, bound = found[0]
+    sock = trio.socket.socket(family, kind, protocol)
+    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+    await sock.bind(bound)
+    return sock
+
+
 def port_of(listeners: Sequence[trio.SocketListener]) -> int:
     """The port that the system chose, or the one that was asked for."""
     port: int = listeners[0].socket.getsockname()[1]

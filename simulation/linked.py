@@ -130,7 +130,13 @@ class LinkedWorld(World):
         self._traces = Mailbox()  # nothing is traced here
         tracing, _ = wire_tracing((), TracePorts(), self._traces)
         self._behind = Calls(index=index, tracing=tracing, first_number=FIRST_NUMBER)
-        self.uplink = Uplink(self.pipe, index=index, first_number=FIRST_NUMBER, obey=lambda _: None)
+        self.uplink = Uplink(
+            self.pipe,
+            index=index,
+            first_number=FIRST_NUMBER,
+            follow=lambda _: None,
+            obey=lambda _: None,
+        )
         nursery.start_soon(self.link.run)
         nursery.start_soon(self.uplink.run)
         await self.uplink.has_index.wait()

@@ -6,12 +6,10 @@ everything else, as in Triton.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
 
 import trio
 
@@ -22,17 +20,11 @@ from actors.model_repository import StartupFailed
 from actors.options import ServerOptions
 from actors.port import AddressInUse
 from protocol.status import ServerError
+from troupe.heap import settle_heap
 from troupe.logs import configure, reopen
 from troupe.memory import keep_buffers
 from troupe.server import ExitTimeout, Server
 from troupe.systemd import READY, STOPPING, notify, reloading
-
-# How many objects may come to be, net of those that have gone, before the youngest are searched for
-# cycles, and how many such searches go before the older ones are searched. A request makes some
-# thirty objects and no cycle, and requests in flight were enough to set off a search of everything
-# several times a second. Cycles are made by connections and control calls that end, of which these
-# numbers let a few pile up.
-GC_THRESHOLDS: Final = (10_000, 20, 50)
 
 
 def tritonserver_main() -> None:
@@ -81,16 +73,9 @@ async def _serve(options: ServerOptions) -> None:
             nursery.start_soon(_obey_signals, signals, server)
             async with trio.open_nursery() as serving:
                 await serving.start(server.run)
-                _settle_heap()
+                settle_heap()
                 notify(READY)
             nursery.cancel_scope.cancel()
-
-
-def _settle_heap() -> None:
-    """What has been loaded stays: searches for garbage need not look at it any more."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _obey_signals(signals: AsyncIterator[int], server: Server) -> None:

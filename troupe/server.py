@@ -38,6 +38,7 @@ from troupe.tables import agent_table, backend_table, model_table, option_table
 
 if TYPE_CHECKING:
     from actors.console.wiring import Console
+    from troupe.frontend_crew import FrontendCrew, WorkersPort
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Server:
         self._grpc_tls = Tls.of(options, "grpc") if options.allow_grpc else None
         self._key_file = KeyFile(options)
         self._http_tls = Tls.of(options, "http") if options.allow_http else None
-        self._frontends: list[tuple[str, HttpFrontend | GrpcFrontend]] = []
+        self._frontends: list[tuple[str, HttpFrontend | GrpcFrontend | WorkersPort]] = []
+        self._crew: FrontendCrew | None = None  # with --frontend-workers
 
     async def infer(self, request: InferRequest, *, deadline_at: float = math.inf) -> InferResponse:
         """One inference without a socket. Raises ServerError."""
@@ -103,6 +105,8 @@ class Server:
         for tls in (self._http_tls, self._grpc_tls):
             if tls is not None:
                 tls.refresh()
+        if self._crew is not None:
+            self._crew.reload()
 
     def stop(self) -> None:
         """Begin an orderly stop: no new connections, finish what is under way, unload."""
@@ -168,6 +172,35 @@ class Server:
         await observers.start(observation.run)
         if observation.console is not None:
             await self._open_admin_port(observation.console, observers)
+        if options.frontend_workers:
+            await self._start_workers(frontends)
+        else:
+            await self._open_frontends(frontends)
+        if options.allow_metrics:
+            address = options.effective_metrics_address
+            listeners = await listen(address, options.metrics_port, reuse_port=False)
+            self.metrics_port = port_of(listeners)
+            await observers.start(wire_metrics(observation, listeners[0]).run)
+            log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
+
+    async def _start_workers(self, frontends: trio.Nursery) -> None:
+        """Connections are served by processes of their own."""
+        from troupe.frontend_crew import FrontendCrew, WorkersPort
+
+        options = self.options
+        crew = self._crew = FrontendCrew(options, self.core)
+        ports: ServerOptions = await frontends.start(crew.run)
+        if options.allow_grpc:
+            self.grpc_port = ports.grpc_port
+            self._frontends.append((GRPC_CONNECTIONS, WorkersPort(crew, "grpc")))
+            log.info("Started GRPCInferenceService at %s:%s", options.grpc_address, self.grpc_port)
+        if options.allow_http:
+            self.http_port = ports.http_port
+            self._frontends.append((HTTP_CONNECTIONS, WorkersPort(crew, "http")))
+            log.info("Started HTTPService at %s:%s", options.http_address, self.http_port)
+
+    async def _open_frontends(self, frontends: trio.Nursery) -> None:
+        options = self.options
         if options.allow_grpc:
             listeners = await listen(
                 options.grpc_address, options.grpc_port, reuse_port=options.reuse_grpc_port
@@ -198,12 +231,6 @@ class Server:
             await frontends.start(http.run)
             self._frontends.append((HTTP_CONNECTIONS, http))
             log.info("Started HTTPService at %s:%s", options.http_address, self.http_port)
-        if options.allow_metrics:
-            address = options.effective_metrics_address
-            listeners = await listen(address, options.metrics_port, reuse_port=False)
-            self.metrics_port = port_of(listeners)
-            await observers.start(wire_metrics(observation, listeners[0]).run)
-            log.info("Started Metrics Service at %s:%s", address, self.metrics_port)
 
     def _connections(self) -> Mapping[str, int]:
         """Those that are open, by protocol."""

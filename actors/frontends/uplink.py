@@ -96,15 +96,17 @@ class Uplink:
         *,
         index: Watch[ModelIndex],
         first_number: int,
+        follow: Callable[[Rest], None],
         obey: Callable[[Rest], None],
     ) -> None:
         """`index` is where the core's index appears; `first_number` is the first forwarded call's.
 
-        `obey` takes what the core says beside snapshots and answers.
+        `follow` hears what else the core's snapshots say, `obey` takes its orders.
         """
         self._mailbox = Mailbox()
         self._end = LinkEnd(pipe, wake=self._mailbox.ring)
         self._index = index
+        self._follow = follow
         self._obey = obey
         self._control: Door[Control] = self._mailbox.door(CONTROL_DOOR)
         self._replica = Replica(make_doors=self._make_doors, control=self._control)
@@ -318,6 +320,7 @@ class Uplink:
     def _on_snapshot(self, message: Rest) -> None:
         snapshot = cast("Mapping[str, object]", message["snapshot"])
         index, gone = self._replica.apply(snapshot)
+        self._follow(message)
         self._index.value = index
         for handle in gone:
             bell = self._bells.pop(handle)

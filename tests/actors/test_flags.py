@@ -94,6 +94,7 @@ EFFECTS: list[tuple[str, str, str, object]] = [
     ("http-server-key", "k", "http_server_key", "k"),
     ("http-root-cert", "r", "http_root_cert", "r"),
     ("api-keys", "f", "api_keys", "f"),
+    ("frontend-workers", "2", "frontend_workers", 2),
     ("strict-model-config", "true", "disable_auto_complete_config", True),
     ("response-cache-byte-size", "9", "cache_config", ("local,size=9",)),
 ]  # fmt: skip
