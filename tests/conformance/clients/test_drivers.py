@@ -1,6 +1,7 @@
 """Troupe against the client drivers, by the tritonclient of the test environment.
 
-run.py does the same with every release; this keeps the current one green all the time.
+run.py does the same with every release; this keeps the current one green all the time, also where
+connections are served by processes of their own.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from repository import write_repository
 from run import FLAGS, FLAVOURS, SHARED_MEMORY_FLAG, drive
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+@pytest.fixture(scope="module", params=[0, 2])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("drivers")
     write_repository(folder / "models")
-    flags = (*FLAGS, SHARED_MEMORY_FLAG)
+    flags = (*FLAGS, SHARED_MEMORY_FLAG, f"--frontend-workers={request.param}")
     with start_troupe(folder / "models", log=folder / "server.log", flags=flags) as endpoint:
         yield endpoint
 
