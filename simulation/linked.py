@@ -100,6 +100,7 @@ def memory_pipes() -> tuple[MemoryPipe, MemoryPipe]:
 class LinkedWorld(World):
     """See the module's docstring."""
 
+    board: Board
     link: CoreLink
     uplink: Uplink
     pipe: MemoryPipe  # the frontend's end
@@ -121,10 +122,14 @@ class LinkedWorld(World):
     async def _begin(self, nursery: trio.Nursery) -> None:
         core = self.core
         near, self.pipe = memory_pipes()
-        board = Board(core.index, core.regions)
+        self.board = Board(core.index, core.regions)
         control = HttpControl(core.control_plane, max_input_size=MAX_INPUT)
         self.link = CoreLink(
-            near, calls=core.calls, board=board, answers=Answers(control, {}), heard=lambda _: None
+            near,
+            calls=core.calls,
+            board=self.board,
+            answers=Answers(control, {}),
+            heard=lambda _: None,
         )
         index = Watch(ModelIndex())
         self._traces = Mailbox()  # nothing is traced here
