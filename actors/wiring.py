@@ -162,7 +162,9 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = mailboxes.open("model repository")
     commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)
-    regions = SharedMemory(allowed=options.allow_client_shm, devices=ports.devices)
+    # Device memory is opened in one process, and frontends of their own could not read it.
+    devices = NoDevices() if options.frontend_workers else ports.devices
+    regions = SharedMemory(allowed=options.allow_client_shm, devices=devices)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
     limiter, limiter_door = _wire_limiter(options, mailboxes)
     cache = _wire_cache(options, facts, mailboxes)

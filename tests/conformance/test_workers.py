@@ -1,4 +1,4 @@
-"""Connections in processes of their own: what an operator and a client see of --frontend-workers."""
+"""Connections in processes of their own: what operators and clients see of --frontend-workers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ FLAGS = ("--frontend-workers=2", "--model-control-mode=explicit", "--load-model=
 
 def frontends(server: ServerProcess) -> list[int]:
     """The process ids of its frontends that live."""
-    found: list[int] = []
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
-            if b"troupe.frontend" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    return [
+        int(pid)
+        for pid in children
+        if b"troupe.frontend" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 @pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+def server() -> Iterator[ServerProcess]:
     one = ServerProcess(ROOT / "sample_repository", *FLAGS)
     yield one
     one.stop()

@@ -30,7 +30,7 @@ def one_tensor(elements: int) -> Tensor:
     return Tensor.from_array("x", np.arange(elements, dtype=np.float32))
 
 
-async def test_records_come_through_with_small_and_large_tensors(autojump_clock: object) -> None:
+async def test_records_come_through_with_small_and_large_tensors(autojump_clock: object) -> None:  # noqa: ARG001  # a fixture
     near, far = memory_pipes()
     heard: list[Received] = []
     sender, receiver = LinkEnd(near, wake=lambda: None), LinkEnd(far, wake=lambda: None)
@@ -52,7 +52,7 @@ async def test_records_come_through_with_small_and_large_tensors(autojump_clock:
     receiver.close()
 
 
-async def test_a_full_pipe_is_waited_for(autojump_clock: object) -> None:
+async def test_a_full_pipe_is_waited_for(autojump_clock: object) -> None:  # noqa: ARG001  # a fixture
     near, far = memory_pipes()
     woken: list[bool] = []
     heard: list[Received] = []
@@ -75,7 +75,7 @@ async def test_a_full_pipe_is_waited_for(autojump_clock: object) -> None:
     receiver.close()
 
 
-async def test_hostile_packets_are_refused_and_nothing_else(autojump_clock: object) -> None:
+async def test_hostile_packets_are_refused_and_nothing_else(autojump_clock: object) -> None:  # noqa: ARG001  # a fixture
     near, far = memory_pipes()
     sender = LinkEnd(near, wake=lambda: None)
     sender.say(b"\x01\x02\x03", *layout_of(("x", "y"), [one_tensor(4), one_tensor(20)]))
