@@ -162,9 +162,7 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = mailboxes.open("model repository")
     commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)
-    # Device memory is opened in one process, and frontends of their own could not read it.
-    devices = NoDevices() if options.frontend_workers else ports.devices
-    regions = SharedMemory(allowed=options.allow_client_shm, devices=devices)
+    regions = _regions(options, ports)
     logs = LogControl(LogSettings.of(options), follow=ports.follow_log_settings)
     limiter, limiter_door = _wire_limiter(options, mailboxes)
     cache = _wire_cache(options, facts, mailboxes)
@@ -239,6 +237,12 @@ def _wire_any(
     description.retain()
     actors.closers.append(description.release)
     return actors
+
+
+def _regions(options: ServerOptions, ports: Ports) -> SharedMemory:
+    # Device memory is opened in one process, and frontends of their own could not read it.
+    devices = NoDevices() if options.frontend_workers else ports.devices
+    return SharedMemory(allowed=options.allow_client_shm, devices=devices)
 
 
 def _wire_cache(
