@@ -41,6 +41,10 @@ class Executor(Protocol):
     depth: int
     """How many batches it takes at once; 2 lets a worker start the next one without a pause."""
 
+    on_device: bool
+    """Whether it takes tensors on its device, and overlaps copies of one batch with another's
+    computing, so that two batches are worth having even of a dynamic batcher."""
+
     async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load, call `started`, serve until `stop`, then release everything.
 
@@ -67,6 +71,7 @@ class PlainExecutor(abc.ABC):
     """An executor with neither thread nor process: it lives until it is stopped."""
 
     depth = 1
+    on_device = False
 
     def __init__(self) -> None:
         self._stopped = trio.Event()
@@ -125,14 +130,14 @@ async def execute(
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
     """Work for the thread, and who hears in trio how it ended."""
 
     work: Callable[[], Sequence[Outcome | None]]
     done: Done
 
 
-def _describe(error: BaseException) -> ServerError:
+def describe(error: BaseException) -> ServerError:
     """What a client may know of an exception that backend code raised."""
     if isinstance(error, ServerError):
         return error
@@ -143,12 +148,13 @@ class ThreadExecutor:
     """A backend in a thread of its own."""
 
     depth = 1
+    on_device = False
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._cores = backend.context.cores
         # At most `depth` jobs plus load, unload and the sentinel are ever inside.
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._token: trio.lowlevel.TrioToken
         self._turns: Turns
         self._crash: BaseException | None = None  # of whoever heard how a batch ended
@@ -171,7 +177,7 @@ class ThreadExecutor:
             raise self._crash
 
     def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
-        self._jobs.put(_Job(lambda: self._backend.execute(requests, timings), done))
+        self._jobs.put(Job(lambda: self._backend.execute(requests, timings), done))
 
     def cancel(self, number: int) -> None:
         """A batch in a thread cannot be interrupted; its backend polls `sender.is_cancelled`."""
@@ -187,15 +193,19 @@ class ThreadExecutor:
         """Raises ServerError. Model code cannot be interrupted, so neither can this wait."""
 
         def load() -> Sequence[Outcome | None]:
-            self._backend.load()
+            self._load_backend()
             return ()
 
         send, receive = trio.open_memory_channel[Ended](1)
-        self._jobs.put(_Job(load, send.send_nowait))
+        self._jobs.put(Job(load, send.send_nowait))
         with trio.CancelScope(shield=True):
             ended = await receive.receive()
         if isinstance(ended, ServerError):
             raise ended
+
+    def _load_backend(self) -> None:
+        """In the thread. Raises ServerError."""
+        self._backend.load()
 
     async def _own_thread(self) -> None:
         # The shield keeps the thread until it has unloaded; the sentinel always comes.
@@ -206,17 +216,27 @@ class ThreadExecutor:
         """The thread: one job after the other until the sentinel."""
         if self._cores:
             os.sched_setaffinity(0, self._cores)  # this thread, and those that the model starts
-        while (job := self._jobs.get()) is not None:
-            ended: Ended
-            try:
-                ended = job.work()
-            # ring boundary: model code may raise anything, SystemExit too
-            except BaseException as error:  # noqa: BLE001
-                ended = _describe(error)
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._tell, job.done, ended)
-            del job, ended  # an idle instance keeps no tensors
+        while (job := self._next()) is not None:
+            self._do(job)
+            del job  # an idle instance keeps no tensors
         self._unload()
+
+    def _next(self) -> Job | None:
+        return self._jobs.get()
+
+    def _do(self, job: Job) -> None:
+        ended: Ended
+        try:
+            ended = job.work()
+        # ring boundary: model code may raise anything, SystemExit too
+        except BaseException as error:  # noqa: BLE001
+            ended = describe(error)
+        self._end(job.done, ended)
+
+    def _end(self, done: Done, ended: Ended) -> None:
+        """In the thread: say in trio how a batch ended."""
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._tell, done, ended)
 
     def _tell(self, done: Done, ended: Ended) -> None:
         """In trio: a job has ended."""

@@ -235,15 +235,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         resource,
         repeated=True,
     ),
-    Flag(
-        "pinned-memory-pool-byte-size", "bytes of page-locked memory", long_integer, inert=_NO_POOL
-    ),
+    Flag("pinned-memory-pool-byte-size", "bytes of page-locked memory", long_integer),
     Flag(
         "cuda-memory-pool-byte-size",
         "<gpu>:<bytes>",
         per_gpu(long_integer),
         repeated=True,
-        inert=_NO_POOL,
     ),
     Flag(
         "cuda-virtual-address-size",

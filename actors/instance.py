@@ -275,6 +275,11 @@ class Instance:
             self._executor.cancel(number)
 
     @property
+    def on_device(self) -> bool:
+        """Whether its executor takes tensors on its device."""
+        return self._executor.on_device
+
+    @property
     def executing(self) -> int:
         """Requests that it has begun and not answered; a gauge, read at any time."""
         return len(self._in_flight)

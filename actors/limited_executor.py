@@ -21,6 +21,7 @@ class LimitedExecutor:
         self._inner = inner
         self._check = check
         self.depth = inner.depth
+        self.on_device = inner.on_device
         self.begin = inner.begin
         self.cancel = inner.cancel
         self.is_ready = inner.is_ready

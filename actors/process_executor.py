@@ -49,6 +49,7 @@ class ProcessExecutor:
     """An Executor (`actors/executor.py`); see the module's docstring."""
 
     depth = DEPTH
+    on_device = False
 
     def __init__(
         self,

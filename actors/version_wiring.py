@@ -49,6 +49,7 @@ from repo.batch_strategy import load_strategy
 from repo.host_policy import HostPolicies
 from repo.instance_groups import InstanceSpec
 from repo.model_config import (
+    ModelConfig,
     batching_settings,
     is_decoupled,
     scheduling_choice,
@@ -202,7 +203,15 @@ def serving_version(
         pending=scheduler.pending,
         waiting=scheduler.waiting,
         labels=description.labels,
+        takes_device_tensors=_takes_device_tensors(config, instances),
     )
+
+
+def _takes_device_tensors(config: ModelConfig, instances: Sequence[Instance]) -> bool:
+    """Whether requests may bring tensors on devices; a cache would read their bytes."""
+    if not instances or config.response_cache.enable:
+        return False
+    return all(instance.on_device for instance in instances)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

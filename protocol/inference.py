@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -192,6 +192,9 @@ def tensor_over(
     return DeviceTensor(name, datatype, shape, content)
 
 
+NOWHERE: Final[frozenset[str]] = frozenset()
+
+
 @dataclass(slots=True, eq=False)
 class InferRequest:
     """One inference asked for. `timeout_us` and `priority` are 0 when the client gave none."""
@@ -208,6 +211,7 @@ class InferRequest:
     timeout_us: int = 0
     raw_input: bool = False  # the whole HTTP body is the only input; admission names and shapes it
     trace: Trace | None = None  # of this request; until its admission, of the one that caused it
+    on_device: frozenset[str] = NOWHERE  # outputs that whoever asked can take on a device
 
 
 @dataclass(slots=True, eq=False)

@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -25,6 +25,7 @@ from actors.wiring import Ports
 from repo.backends.base import COMPUTE_CAPABILITY, InstanceContext
 from repo.backends.registry import PYTHON, create_backend, worker_module
 from repo.config_json import to_json
+from repo.devices.lane import Lanes
 from repo.devices.limits import LoadLimits
 from repo.devices.port import Device, Devices, NoDevices
 from repo.devices.table import BY_BUS, ORDER, NvmlDevices, load_nvml
@@ -77,25 +78,33 @@ def find_devices(options: ServerOptions) -> Devices:
         return none
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuUse:
+    """The GPUs, what instances have of them, and how full they may become."""
+
+    devices: Devices
+    lanes: Lanes
+    limits: LoadLimits
+
+
 def make_executor(
     starter: Starter,
-    devices: Devices,
-    limits: LoadLimits,
+    gpus: GpuUse,
     context: InstanceContext,
     services: InstanceServices,
 ) -> Executor:
     """What runs an instance; on a GPU that a limit is set for, only if that leaves room."""
     if context.kind != "GPU":
-        return _make_executor(starter, context, services)
-    major, minor = devices.table.compute_capability(context.device_id)
+        return _make_executor(starter, gpus.lanes, context, services)
+    major, minor = gpus.devices.table.compute_capability(context.device_id)
     settings = {**context.settings, COMPUTE_CAPABILITY: f"{major}.{minor}"}
-    executor = _make_executor(starter, replace(context, settings=settings), services)
-    check = limits.check_of(context.instance_name, context.device_id)
+    executor = _make_executor(starter, gpus.lanes, replace(context, settings=settings), services)
+    check = gpus.limits.check_of(context.instance_name, context.device_id)
     return executor if check is None else LimitedExecutor(executor, check)
 
 
 def _make_executor(
-    starter: Starter, context: InstanceContext, services: InstanceServices
+    starter: Starter, lanes: Lanes, context: InstanceContext, services: InstanceServices
 ) -> Executor:
     """A worker process for what runs in Python, a worker thread for everything else."""
     module = worker_module(context.config, context.settings)
@@ -111,7 +120,12 @@ def _make_executor(
             metrics=services.metrics,
             starter=starter,
         )
-    return ThreadExecutor(create_backend(context))
+    backend = create_backend(context)
+    if context.kind == "GPU" and backend.uses_lane:
+        from actors.device_executor import DeviceExecutor
+
+        return DeviceExecutor(backend, open_lane=partial(lanes.open, context.device_id))
+    return ThreadExecutor(backend)
 
 
 async def complete_python(context: InstanceContext) -> str | None:
@@ -147,10 +161,13 @@ def _make_exporter(settings: Mapping[str, str]) -> SpanExporter:
 def production_ports(options: ServerOptions, starter: Starter) -> Ports:
     """What `options` ask for, on this machine; `starter` brings workers of Python models about."""
     devices = find_devices(options)
+    lanes = Lanes.of_flags(
+        devices, options.pinned_memory_pool_byte_size, options.cuda_memory_pool_byte_size
+    )
     limits = LoadLimits(options.model_load_gpu_limit, devices)
     return Ports(
         source=DiskSource(options, devices=devices.table, complete_python=complete_python),
-        make_executor=partial(make_executor, starter, devices, limits),
+        make_executor=partial(make_executor, starter, GpuUse(devices, lanes, limits)),
         wall_clock=SystemClock(),
         follow_log_settings=follow,
         tracing=TracePorts(

@@ -11,11 +11,15 @@ import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError, StatusCode, invalid_arg
 from repo.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from repo.devices.lane import Lane
+    from repo.devices.port import DeviceArray
 
 COMPUTE_CAPABILITY: Final = "compute-capability"
 """The setting that tells an instance on a GPU what its GPU can do: "9.0"."""
@@ -126,8 +130,24 @@ class Timings:
     began_at: float = -1.0
 
 
+class DeviceModel(Protocol):
+    """A loaded model whose batches come, and are left, in device memory."""
+
+    def run(self, inputs: Mapping[str, DeviceArray]) -> Mapping[str, DeviceArray]:
+        """Give one batch to the lane's compute stream, and return without waiting for it.
+
+        The inputs may be used until that stream has come past the batch; what is returned owns
+        its memory. Raises ServerError.
+        """
+
+
 class Backend(abc.ABC):
     """One loaded model instance."""
+
+    uses_lane = False  # whether instances on a GPU want a lane there
+
+    lane: Lane | None = None
+    """What this instance has of its GPU; set in its thread before `load` where it wants one."""
 
     def __init__(self, context: InstanceContext) -> None:
         self.context = context
@@ -154,6 +174,10 @@ class Backend(abc.ABC):
         may be filtered here or not: the server prunes what was not asked for. An exception that
         is not a ServerError fails the whole batch as INTERNAL.
         """
+
+    def on_device(self) -> DeviceModel | None:
+        """After `load`, with a lane: how to run plain batches on the device. None: by `execute`."""
+        return None
 
     def unload(self) -> None:  # noqa: B027  # most backends have nothing to release
         """Release what `load` took. Called once, also after a failed load."""

@@ -56,6 +56,7 @@ class FakeEvent:
         self.at = at
 
     def is_done(self) -> bool:
+        self._gpu.check()
         return self._gpu.now >= self.at
 
     def wait(self) -> None:

@@ -64,6 +64,8 @@ EFFECTS: list[tuple[str, str, str, object]] = [
     ("admin-host", "console.example", "admin_host", ("console.example",)),
     ("allow-metrics", "false", "allow_metrics", False),
     ("allow-gpu-metrics", "false", "allow_gpu_metrics", False),
+    ("pinned-memory-pool-byte-size", "4294967296", "pinned_memory_pool_byte_size", 4294967296),
+    ("cuda-memory-pool-byte-size", "0:1024", "cuda_memory_pool_byte_size", ("0:1024",)),
     ("min-supported-compute-capability", "8.0", "min_supported_compute_capability", 8.0),
     ("model-load-gpu-limit", "0:0.5", "model_load_gpu_limit", ("0:0.5",)),
     ("allow-cpu-metrics", "false", "allow_cpu_metrics", False),
@@ -107,8 +109,6 @@ INERT = [
     ("repoagent-directory", "d"),
     ("cache-directory", "d"),
     ("enable-peer-access", "false"),
-    ("pinned-memory-pool-byte-size", "4294967296"),
-    ("cuda-memory-pool-byte-size", "0:1024"),
     ("cuda-virtual-address-size", "0:1024"),
     ("buffer-manager-thread-count", "3"),
 ]
