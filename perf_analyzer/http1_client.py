@@ -148,7 +148,7 @@ class Http1Client:
             if whole:
                 if self._tail:
                     raise BadResponse("the server sent more than the answer")
-                self._finish(self._head, bytes(self._chunks.body), now)
+                self._finish(self._head, bytes(self._chunks.buffer), now)
             return
         self._body += data
         wanted = self._head.body_bytes

@@ -178,7 +178,7 @@ class Http1Connection:
                 return self._since + limits.head_timeout_seconds
             case _Phase.HEAD:
                 return math.inf if self._in_flight else self._since + limits.idle_timeout_seconds
-        received = len(self._chunked.body if self._chunked else self._body)
+        received = len(self._chunked.buffer if self._chunked else self._body)
         allowance = received / limits.min_body_bytes_per_second
         return self._since + limits.body_timeout_seconds + allowance
 
@@ -236,7 +236,7 @@ class Http1Connection:
                 if not whole:
                     self._pending = data[position:]
                     return
-                self._finish_body(memoryview(self._chunked.body), now, events)
+                self._finish_body(self._chunked.buffer, now, events)
 
     def _is_still_unfinished(self, data: bytes) -> bool:
         """Whether a head that was unfinished cannot have ended, nor outgrown its limit, yet.
@@ -283,12 +283,13 @@ class Http1Connection:
             return end
         self._head = head
         self._since = now
+        self._body_start = _padding(head)
         if head.chunked:
             self._phase = _Phase.CHUNKED_BODY
-            self._chunked = ChunkedBody(max_body_bytes=self._limits.max_body_bytes)
+            limit = self._limits.max_body_bytes
+            self._chunked = ChunkedBody(max_body_bytes=limit, padding=self._body_start)
         else:
             self._phase = _Phase.SIZED_BODY
-            self._body_start = _padding(head)
             self._body = bytearray(self._body_start)
             self._body_end = self._body_start + length
         if head.expects_continue and position == len(data):
@@ -302,17 +303,18 @@ class Http1Connection:
         before = len(self._body)
         self._body += memoryview(data)[position : position + self._body_end - before]
         if len(self._body) == self._body_end:
-            body = memoryview(self._body)[self._body_start :]
-            self._body = bytearray()
+            body, self._body = self._body, bytearray()
             self._finish_body(body, now, events)
             return position + self._body_end - before
         return len(data)
 
-    def _finish_body(self, body: memoryview, now: float, events: list[HttpEvent]) -> None:
+    def _finish_body(self, buffer: bytearray, now: float, events: list[HttpEvent]) -> None:
+        """`buffer` holds padding up to `_body_start`, then the body."""
         assert self._head is not None, "a body belongs to a head"
         head, self._head, self._chunked = self._head, None, None
         self._phase = _Phase.HEAD
         began_at, self._since = self._since, now
+        body = memoryview(buffer)[self._body_start :]
         small = len(body) <= SMALL_BODY_BYTES
         self._deliver(head, bytes(body) if small else body.toreadonly(), began_at, events)
 

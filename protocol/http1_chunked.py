@@ -36,10 +36,14 @@ class _Expects(enum.Enum):
 
 
 class ChunkedBody:
-    """One body: give it bytes with `receive` until that says where the body ended."""
+    """One body: give it bytes with `receive` until that says where the body ended.
 
-    def __init__(self, *, max_body_bytes: int) -> None:
-        self.body = bytearray()
+    `buffer` holds `padding` bytes and then the body.
+    """
+
+    def __init__(self, *, max_body_bytes: int, padding: int = 0) -> None:
+        self.buffer = bytearray(padding)
+        self._max_buffer_bytes = max_body_bytes + padding
         self._max_body_bytes = max_body_bytes
         self._expects = _Expects.SIZE
         self._missing = 0  # bytes of the current chunk that have not come yet
@@ -58,9 +62,9 @@ class ChunkedBody:
                     return position, False
                 self._begin_chunk(line)
             elif self._expects is _Expects.BYTES:
-                before = len(self.body)
-                self.body += memoryview(data)[position : position + self._missing]
-                taken = len(self.body) - before
+                before = len(self.buffer)
+                self.buffer += memoryview(data)[position : position + self._missing]
+                taken = len(self.buffer) - before
                 position += taken
                 self._missing -= taken
                 if self._missing:
@@ -95,7 +99,7 @@ class ChunkedBody:
         self._chunks += 1
         if self._chunks > MAX_NONEMPTY_CHUNKS:
             raise HttpError(400, TOO_MANY_CHUNKS)
-        if len(self.body) + size > self._max_body_bytes:
+        if len(self.buffer) + size > self._max_buffer_bytes:
             raise body_too_large(self._max_body_bytes)
         self._missing = size
         self._expects = _Expects.BYTES
