@@ -191,6 +191,16 @@ def connect(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
+def is_refused(address: str) -> bool:
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # the kernel had accepted it, but nobody else did
+        return False
+    return False
+
+
 def converse(address: str, data: bytes) -> bytes:
     """Everything that the server says to `data` until it hangs up."""
     with connect(address) as peer:

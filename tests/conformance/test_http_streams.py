@@ -23,6 +23,7 @@ from tests.conformance.http_rest import (
     connect,
     converse,
     hear_out,
+    is_refused,
     pair,
     tensor,
     wait_for,
@@ -343,16 +344,6 @@ def test_a_thousand_cut_connections_leave_nothing_behind(rest: Rest, http_server
     assert resident_kib(http_server) - before < 4096
     assert rest.get("/v2/health/ready").status == 200
     assert not [line for line in http_server.lines if "ended by an error" in line]
-
-
-def is_refused(address: str) -> bool:
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    except ConnectionResetError:  # the kernel had accepted it, but nobody else did
-        return False
-    return False
 
 
 def test_case_56_the_end_waits_for_work_and_for_nobody_who_is_idle(
