@@ -27,9 +27,12 @@ def serving_of(key: VersionKey, index: ModelIndex) -> ServingVersion | None:
 
 
 def version_labels(key: VersionKey, index: ModelIndex) -> dict[str, str]:
-    """Model, version, and the tags that the model's configuration adds."""
+    """Model, version, its namespace if it has one, and the tags that its configuration adds."""
     name, version = key
     labels = {"model": name, "version": str(version)}
+    entry = index.models.get(name)
+    if entry is not None and entry.namespace:
+        labels |= {"model": entry.plain_name, "namespace": entry.namespace}
     serving = serving_of(key, index)
     if serving is not None:
         labels |= {f"_{tag}": value for tag, value in serving.config.metric_tags.items()}
