@@ -1,8 +1,8 @@
 """Fuzz model configurations: `python fuzz/fuzz_pbtxt.py --seconds 60`.
 
-Invariants: whatever stands in a config.pbtxt or in a load request, reading it returns or raises
-ServerError, nothing else; what is read survives text, bytes and JSON unchanged; and judging it, up
-to compiled request rules, raises nothing but ServerError either.
+Invariants: whatever stands in a configuration file of any form or in a load request, reading it
+returns or raises ServerError, nothing else; what is read survives text, bytes, JSON and YAML; and
+judging it, up to compiled request rules, raises nothing but ServerError either.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from fuzz.mutations import Fuzzer, main
 from protocol.status import ServerError
+from repo.config_files import SUFFIXES, parse_text, write_config
 from repo.config_json import from_json, to_json
 from repo.config_rules import check_complete_config
 from repo.instance_groups import (
@@ -52,13 +53,16 @@ TOKENS = (
     b"int32_false_true: [ 0, 1 ] ", b"ensemble_scheduling { step { } } ", b"instance_group { } ",
     b"version_policy { all { } } ", b'parameters { key: "a" value { string_value: "b" } } ',
     b"count: 2 ", b"kind: KIND_GPU ", b"gpus: [ 0 ] ", b"optional: true ", b"label_filename: ",
-    b'{"name": "m", "input": [{"dims": ["1"]}]}', b'"maxBatchSize": 4', b"type_fp32",
+    b'{"name": "m", "input": [{"dims": ["1"]}]}', b"\n- ", b": ", b"&a ", b"*a", b"|\n", b"~",
+    b"!!", b"  ",
+    b"input:\n- name: A\n  dims: [1, -1]\n", b"response_cache: {enable: true}\n",
+    b'"maxBatchSize": 4', b"type_fp32",
 )  # fmt: skip
 
 
 def fuzz_one(data: bytes) -> None:
-    """Read one input as text and as JSON; raises if an invariant does not hold."""
-    for read in (_from_text, from_json):
+    """Read one input in every form; raises if an invariant does not hold."""
+    for read in (_from_text, from_json, _from_json_file, _from_yaml_file):
         try:
             config = read(data)
         except ServerError:
@@ -71,11 +75,22 @@ def _from_text(data: bytes) -> ModelConfig:
     return parse_config(data, "config.pbtxt")
 
 
+def _from_json_file(data: bytes) -> ModelConfig:
+    return parse_text(data, "json", "config.json")
+
+
+def _from_yaml_file(data: bytes) -> ModelConfig:
+    return parse_text(data, "yaml", "config.yaml")
+
+
 def _check_forms(config: ModelConfig) -> None:
     proto = to_proto(config)
     # Not a number differs from itself, so that bytes are compared.
     again = to_proto(parse_config(text_format.MessageToString(proto), "again"))
     assert _bytes(again) == _bytes(proto), "text and dataclasses disagree"
+    for syntax in SUFFIXES.values():
+        written = write_config(config, syntax).encode()
+        assert _bytes(to_proto(parse_text(written, syntax, "again"))) == _bytes(proto), syntax
     text = to_json(config)
     assert to_json(from_json(text)) == text, "JSON does not come back as it was"
 

@@ -11,6 +11,7 @@ from typing import Final, NoReturn
 
 from repo.config_text.nodes import (
     MAX_DEPTH,
+    MAX_NODES,
     Entry,
     Fields,
     Lines,
@@ -19,6 +20,7 @@ from repo.config_text.nodes import (
     Node,
     Scalar,
     too_deep,
+    too_many,
 )
 
 _TOKEN: Final = re.compile(r"""[{}\[\]:,]|"(?:[^"\\]|\\.)*"|[^\s{}\[\]:,"]+""")
@@ -27,8 +29,7 @@ _TOKEN: Final = re.compile(r"""[{}\[\]:,]|"(?:[^"\\]|\\.)*"|[^\s{}\[\]:,"]+""")
 def read_json(text: str) -> Fields:
     """The tree of a JSON object. Raises MalformedText."""
     lines = Lines(text)
-    tokens = list(_TOKEN.finditer(text))
-    _check_depth(tokens, lines)  # first, for Python's own parser recurses
+    _check_size(text, lines)  # first, for Python's own parser recurses
     try:
         json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -38,7 +39,7 @@ def read_json(text: str) -> Fields:
     open_nodes: list[Fields | Listing] = []
     key: Scalar | None = None
     root: Node | None = None
-    for token in tokens:
+    for token in _TOKEN.finditer(text):
         mark = token[0]
         if mark in "}]:,":
             if mark in "}]":
@@ -72,15 +73,19 @@ def read_json(text: str) -> Fields:
     return root
 
 
-def _check_depth(tokens: list[re.Match[str]], lines: Lines) -> None:
-    depth = 0
-    for token in tokens:
+def _check_size(text: str, lines: Lines) -> None:
+    depth = values = 0
+    for token in _TOKEN.finditer(text):
         if token[0] in {"{", "["}:
             depth += 1
             if depth > MAX_DEPTH:
                 raise too_deep(lines.place(token.start(), token.end()))
         elif token[0] in {"}", "]"}:
             depth -= 1
+        elif token[0] == ",":
+            values += 1
+            if values > MAX_NODES:
+                raise too_many()
 
 
 def _refuse_constant(word: str) -> NoReturn:

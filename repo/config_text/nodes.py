@@ -14,7 +14,7 @@ from typing import Final
 # A ModelConfig's own messages nest less than ten deep, and each may stand in a list.
 MAX_DEPTH: Final = 32
 # An ensemble with thousands of steps has some ten thousand; every node costs a few hundred bytes.
-MAX_NODES: Final = 500_000
+MAX_NODES: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,10 @@ class Lines:
     def place(self, start: int, end: int) -> Place:
         line = bisect_right(self._starts, start)
         return Place(line, start - self._starts[line - 1] + 1, start, end)
+
+
+def too_many() -> MalformedText:
+    return MalformedText(f"more than {MAX_NODES} values, aliases included")
 
 
 def too_deep(place: Place) -> MalformedText:

@@ -12,6 +12,7 @@ from typing import Final
 
 from repo.config_text.nodes import (
     MAX_DEPTH,
+    MAX_NODES,
     Entry,
     Fields,
     Lines,
@@ -20,12 +21,16 @@ from repo.config_text.nodes import (
     Node,
     Scalar,
     too_deep,
+    too_many,
 )
 
 _TOKEN: Final = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
     r"""|(?P<word>[-+]?[A-Za-z0-9_.][A-Za-z0-9_.+\-]*)|(?P<mark>[{}<>\[\]:,;\-])"""
 )
+# A name, a colon, a value and a separator are four.
+MAX_TOKENS: Final = 4 * MAX_NODES
+
 _CLOSING: Final = {"{": "}", "<": ">", "[": "]"}
 
 
@@ -48,6 +53,8 @@ class _Scanner:
             at = found.end()
             if found["skip"] is None:
                 self._tokens.append(found)
+                if len(self._tokens) > MAX_TOKENS:
+                    raise too_many()
         self._end = len(text)
         self._next = 0
 

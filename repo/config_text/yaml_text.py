@@ -23,6 +23,7 @@ from repo.config_text.nodes import (
     Place,
     Scalar,
     too_deep,
+    too_many,
 )
 
 # Without PyYAML's C library a MiB takes a minute. The largest real configurations stay far below.
@@ -126,7 +127,7 @@ class _Builder:
     def _add(self, node: Node, count: int, height: int) -> None:
         self._count += count
         if self._count > MAX_NODES:
-            raise MalformedText(f"more than {MAX_NODES} values, aliases included")
+            raise too_many()
         if not self._open:
             self.root = node
             return

@@ -61,6 +61,9 @@ def file_problems(context: InstanceContext, document: Document) -> Iterator[Prob
             backend_class(config.backend)
     except ServerError as error:
         yield file_problem(error, context, document)
+    except Exception as error:  # noqa: BLE001  # a library's own, over files that it does not expect
+        text = f"{type(error).__name__}: {error}"
+        yield Problem(context.version_directory, "error", text)
 
 
 def _python(context: InstanceContext, *, own: bool) -> Iterator[Problem]:

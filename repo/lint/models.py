@@ -29,26 +29,29 @@ from repo.backends.registry import (
 from repo.config_files import read_raw
 from repo.config_rules import config_refusals
 from repo.config_rules_tensors import tensor_refusals
-from repo.implicit_state import StatePlan
+from repo.config_text.schema import nearest
 from repo.instance_groups import (
     DeviceTable,
     GpuDevice,
     instance_group_refusals,
     normalise_instance_groups,
 )
-from repo.labels import load_labels
+from repo.lint.data_files import data_problems, label_problems
 from repo.lint.layout import model_problems
 from repo.lint.model_files import file_problem, file_problems
 from repo.lint.problems import Document, Edit, Problem, read
 from repo.lint.proposals import proposal
 from repo.lint.suspicions import suspicions
-from repo.model_config import ModelConfig, copy_config, ensemble_scheduling
+from repo.model_config import (
+    ModelConfig,
+    copy_config,
+    ensemble_scheduling,
+)
 from repo.normalise import normalise
 from repo.platforms import autofill
 from repo.refusals import ConfigRefusal
 from repo.scan import ModelEntry
 from repo.versions import select_versions
-from repo.warmup import warmup_samples
 
 _HIDDEN_FIX: Final = "move it out of the repository: every directory there is a model"
 
@@ -101,7 +104,10 @@ def check_model(entry: ModelEntry, options: LintOptions) -> CheckedModel:
     """Everything that can be told of one model without the others."""
     directory = Path(entry.path)
     check = _ModelCheck(CheckedModel(entry, Document(directory, "", "pbtxt")), directory, options)
-    check.run()
+    try:
+        check.run()
+    except OSError as error:
+        check.model.add([Problem(Path(error.filename or directory), "error", str(error.strerror))])
     return check.model
 
 
@@ -158,7 +164,9 @@ class _ModelCheck:
     def _ask_agents(self, given: ModelConfig) -> None:
         """Those that Troupe brings only compare; others are looked for and not asked."""
         for index, wanted in enumerate(given.model_repository_agents.agents):
-            with self._noting(f"model_repository_agents.agents[{index}]"):
+            near = nearest(wanted.name, native_agents())
+            fix = f'write name: "{near}"' if near not in {"", wanted.name} else ""
+            with self._noting(f"model_repository_agents.agents[{index}].name", fix):
                 agent = make_agent(wanted.name, wanted.parameters, "")
                 if wanted.name in native_agents():
                     agent.load(AgentModel(self.model.name, self._directory, is_local=True))
@@ -243,28 +251,13 @@ class _ModelCheck:
         self._refuse(instance_group_refusals(grouped, devices), grouped)
         self._refuse(config_refusals(grouped), grouped)
         self._refuse(tensor_refusals(grouped), grouped)
-        for index, out in enumerate(config.output):
-            with self._noting(f"output[{index}].label_filename"):
-                load_labels(ModelConfig(name=config.name, output=[out]), self._directory)
+        document = self.model.document
+        self._add(label_problems(config, self._directory, document))
         if self.model.error_count:
             return  # what follows expects a configuration that holds together
-        with self._noting("sequence_batching.state"):
-            StatePlan.load(config, self._directory)
-        for index, sample in enumerate(config.model_warmup):
-            try:
-                if sample.batch_size > 0:
-                    warmup_samples(_with_warmup(config, index), self._directory)
-            except ServerError as error:
-                told = (
-                    f'.inputs["{name}"]'
-                    for name, one in sample.inputs.items()
-                    if f"'{name}'" in error.message
-                    or (one.input_data_file and one.input_data_file in error.message)
-                )
-                place = f"model_warmup[{index}]{next(told, '')}"
-                self._add([self.model.document.refused(error, place)])
+        self._add(data_problems(config, self._directory, document))
         for version in self.model.versions:
-            self._add(file_problems(self._context(config, version), self.model.document))
+            self._add(file_problems(self._context(config, version), document))
 
     def _devices(self, config: ModelConfig) -> DeviceTable:
         if self._options.devices is not None:
@@ -290,23 +283,16 @@ class _ModelCheck:
         self._add([document.refused(one, fix=proposal(one, config)) for one in refusals])
 
     @contextmanager
-    def _noting(self, path: str) -> Iterator[None]:
+    def _noting(self, path: str, fix: str = "") -> Iterator[None]:
         """What is refused within is a problem of the field at `path`."""
         try:
             yield
         except ServerError as error:
-            self._add([self.model.document.refused(error, path)])
+            self._add([self.model.document.refused(error, path, fix)])
 
 
 def _renamed(config: ModelConfig, name: str) -> ModelConfig:
     """A copy of the configuration under another name."""
     copy = copy_config(config)
     copy.name = name
-    return copy
-
-
-def _with_warmup(config: ModelConfig, index: int) -> ModelConfig:
-    """A copy of the configuration with one of its warm-up samples only."""
-    copy = copy_config(config)
-    copy.model_warmup = [copy.model_warmup[index]]
     return copy

@@ -16,6 +16,7 @@ from repo.config_files import READERS, SUFFIXES, parse_file
 from repo.config_text.nodes import MalformedText, Place
 from repo.config_text.schema import Finding, Survey, Syntax, survey
 from repo.model_config import ModelConfig
+from repo.pbtxt import MAX_CONFIG_BYTES
 from repo.refusals import ConfigRefusal
 
 Severity = Literal["error", "warning", "note"]
@@ -61,7 +62,12 @@ class Document:
     @classmethod
     def of(cls, path: Path, raw: bytes) -> Document:
         syntax = SUFFIXES.get(path.suffix, "pbtxt")
-        text = raw.decode("utf-8", errors="replace")
+        if len(raw) > MAX_CONFIG_BYTES:
+            return cls(path, "", syntax)
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return cls(path, "", syntax)
         try:
             return cls(path, text, syntax, survey(READERS[syntax](text), syntax))
         except MalformedText:
