@@ -198,8 +198,8 @@ class InferStream:
             if self._draining:
                 raise unavailable(SHUTTING_DOWN)
             serving = self._calls.index.value.find(request.model_name, request.model_version)
-            if lease is not None and not serving.takes_device_tensors:
-                lease.bring_home(request)
+            if lease is not None:
+                lease.place(request, decoded.plan, on_device=serving.takes_device_tensors)
         except ServerError as error:
             release(lease)
             self._reject(error, request.id, decoupled=False)

@@ -103,8 +103,8 @@ class UnaryInfers:
         try:
             serving = find(request.model_name, request.model_version)
             _refuse_decoupled(serving)
-            if lease is not None and not serving.takes_device_tensors:
-                lease.bring_home(request)
+            if lease is not None:
+                lease.place(request, decoded.plan, on_device=serving.takes_device_tensors)
             ticketed = self._calls.prepare(
                 serving, request, self._replies, deadline_at=deadline_at, received=received
             )

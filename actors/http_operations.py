@@ -125,8 +125,7 @@ class HttpOperations:
             )
             if lease is not None:
                 lease.reserve(plan)
-                if not serving.takes_device_tensors:
-                    lease.bring_home(decoded)
+                lease.place(decoded, plan, on_device=serving.takes_device_tensors)
             ticketed = self._prepare(serving, decoded, desk.replies, request)
         except BaseException:
             if lease is not None:

@@ -279,7 +279,22 @@ class Lease:
             self._has_device_inputs = True
         return region.read(ref.offset, ref.byte_size)
 
-    def bring_home(self, request: InferRequest) -> None:
+    def place(self, request: InferRequest, plan: ResponsePlan, *, on_device: bool) -> None:
+        """Say which outputs to leave on a device, and bring inputs home from there if they have
+        to be on the host: unless the model runs `on_device`. Raises ServerError INTERNAL.
+        """
+        if not on_device:
+            self._bring_home(request)
+            return
+        request.on_device = frozenset(
+            output.name
+            for output in plan.outputs
+            if output.shared_memory is not None
+            and not output.classification
+            and isinstance(self._memory.find(output.shared_memory), DeviceRegion)
+        )
+
+    def _bring_home(self, request: InferRequest) -> None:
         """Copy inputs from devices to the host, for a model that does not run where they are.
 
         Here, because an error belongs to this request. Raises ServerError INTERNAL.

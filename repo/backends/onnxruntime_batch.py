@@ -38,7 +38,7 @@ class Gatherer:
             )
             for one in config.batch_input
         ]
-        self._plain = not (self._ragged or self._scalars or self._strings or self._batch_inputs)
+        self.is_plain = not (self._ragged or self._scalars or self._strings or self._batch_inputs)
 
     def gather(
         self, requests: Sequence[ExecuteRequest], faults: dict[int, ServerError]
@@ -46,7 +46,7 @@ class Gatherer:
         """Graph input name → array. A request whose strings are broken is noted in `faults`, by
         place, and takes part with empty ones, so that the others still run.
         """
-        if len(requests) == 1 and self._plain:
+        if len(requests) == 1 and self.is_plain:
             return {tensor.name: tensor.array for tensor in requests[0].request.inputs}
         parts: dict[str, list[Tensor]] = {
             tensor.name: [] for request in requests for tensor in request.request.inputs
@@ -128,7 +128,7 @@ class Splitter:
             for one in config.batch_output
             for name in one.target_name
         }
-        self._plain = not (self._strings or self._scalar_dims or self._scattered)
+        self.is_plain = not (self._strings or self._scalar_dims or self._scattered)
         self._version = str(version)
 
     def split(
@@ -165,7 +165,7 @@ class Splitter:
         self, arrays: Sequence[Array], requests: Sequence[ExecuteRequest]
     ) -> Sequence[Array]:
         """The outputs of the only request of a batch."""
-        if self._plain:
+        if self.is_plain:
             return arrays
         whole: list[Array] = []
         for name, array in zip(self.names, arrays, strict=True):

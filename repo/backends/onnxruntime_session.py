@@ -17,6 +17,7 @@ import onnxruntime as ort
 from protocol.status import ServerError, internal, invalid_arg, unavailable
 from repo.backends.base import COMPUTE_CAPABILITY, InstanceContext
 from repo.backends.settings import boolean_parameter, integer_parameter
+from repo.devices.lane import Lane
 from repo.model_config import (
     ModelConfig,
     ModelOptimizationPolicyExecutionAcceleratorsAccelerator,
@@ -69,11 +70,15 @@ _TENSORRT_KEYS: Final = frozenset(
 )  # fmt: skip
 
 
-def open_session(context: InstanceContext) -> Any:
-    """An `onnxruntime.InferenceSession` for one instance. Raises ServerError."""
+def open_session(context: InstanceContext, *, lane: Lane | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` for one instance, on its lane. Raises ServerError."""
     path = model_file(context)
     options = session_options(context.config, context.settings)
     chosen = providers(context)
+    if lane is not None and shares_stream(context):
+        for name, given in chosen:
+            if name == "CUDAExecutionProvider":
+                given["user_compute_stream"] = str(lane.compute.handle)
     _check_available(chosen, context.model_name)
     with _CREATION:
         try:
@@ -176,6 +181,12 @@ def providers(context: InstanceContext) -> list[Provider]:
         chosen.append(("OpenVINOExecutionProvider", {"device_type": "CPU"}))
     chosen.append(("CPUExecutionProvider", {}))
     return chosen
+
+
+def shares_stream(context: InstanceContext) -> bool:
+    """Whether all of a run is on one stream of ours: TensorRT would bring streams of its own."""
+    accelerators = context.config.optimization.execution_accelerators.gpu_execution_accelerator
+    return all(one.name == "cuda" for one in accelerators)
 
 
 def _unknown_accelerator(name: str) -> ServerError:

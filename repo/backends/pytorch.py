@@ -17,7 +17,14 @@ from time import perf_counter_ns  # noqa: TID251  # how long the call itself too
 from typing import Any
 
 from protocol.status import ServerError, internal, unavailable
-from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Outcome, Timings
+from repo.backends.base import (
+    Backend,
+    DeviceModel,
+    ExecuteRequest,
+    InstanceContext,
+    Outcome,
+    Timings,
+)
 from repo.backends.pytorch_settings import THREAD_COUNTS, TorchSettings
 from repo.model_config import ModelConfig
 
@@ -27,6 +34,7 @@ _LOG = logging.getLogger("troupe.repo")
 class PyTorchBackend(Backend):
     """One loaded PyTorch model."""
 
+    uses_lane = True
     _call: Any = None
 
     @classmethod
@@ -76,6 +84,9 @@ class PyTorchBackend(Backend):
         if self.context.kind == "MODEL" and cuda.is_available():
             # Nobody knows which devices the model uses.
             streams = [cuda.Stream(index) for index in range(cuda.device_count())]
+        elif self.context.kind == "GPU" and self.lane is not None:
+            handle = self.lane.compute.handle
+            streams = [cuda.ExternalStream(handle, device=self.context.device_id)]
         elif self.context.kind == "GPU":
             streams = [cuda.Stream(self.context.device_id)]
         for stream in streams:
@@ -108,6 +119,23 @@ class PyTorchBackend(Backend):
         timings.infer_ns = ran_ns - gathered_ns
         timings.output_ns = perf_counter_ns() - ran_ns
         return outcomes
+
+    def on_device(self) -> DeviceModel | None:
+        if self.lane is None or self._settings.cache_cleaning:
+            return None
+        from repo.backends.pytorch_device import TorchDeviceModel
+
+        def call(values: Mapping[str, Any]) -> Sequence[Any]:
+            self._set_up()
+            results: Sequence[Any] = self._call(values)
+            return results
+
+        return TorchDeviceModel(
+            call,
+            self._splitter.outputs,
+            self.lane,
+            inference_mode=self._settings.inference_mode,
+        )
 
     def _run(self, values: Mapping[str, Any]) -> Sequence[Any]:
         self._set_up()

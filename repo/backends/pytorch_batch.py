@@ -126,7 +126,7 @@ class TorchSplitter:
         self._states = frozenset(state.output_name for state in states)
         types = {state.output_name: state.datatype for state in states}
         types |= {out.name: datatype(out.data_type) for out in config.output}
-        self._outputs = [(name, types[name], plan.results[name]) for name in all_outputs(config)]
+        self.outputs = [(name, types[name], plan.results[name]) for name in all_outputs(config)]
         prefix = [-1] if config.max_batch_size > 0 else []
         dims = {out.name: [*prefix, *out.dims] for out in config.output}
         self._scattered = {
@@ -143,7 +143,7 @@ class TorchSplitter:
         faults: Mapping[int, ServerError],
     ) -> list[Outcome]:
         """One response, or fault, per request. Raises ServerError for results that do not fit."""
-        for name, _, place in self._outputs:
+        for name, _, place in self.outputs:
             if place >= len(results):
                 raise invalid_arg(
                     f"The output {name} in the model configuration refers to an output index "
@@ -153,7 +153,7 @@ class TorchSplitter:
         spans = [slice(start, stop) for start, stop in pairwise((0, *stops))]
         columns = [
             self._pieces(name, _array(name, wire_type, results[place]), requests, spans)
-            for name, wire_type, place in self._outputs
+            for name, wire_type, place in self.outputs
         ]
         outcomes: list[Outcome] = []
         for place, request in enumerate(requests):
@@ -161,7 +161,7 @@ class TorchSplitter:
             wanted = asked.requested_outputs
             outputs = [
                 Tensor(name, wire_type, (array := column[place]).shape, array=array)
-                for (name, wire_type, _), column in zip(self._outputs, columns, strict=True)
+                for (name, wire_type, _), column in zip(self.outputs, columns, strict=True)
                 if not wanted or name in wanted or name in self._states
             ]
             outcomes.append(InferResponse(asked.model_name, self._version, asked.id, outputs))
@@ -196,8 +196,8 @@ class TorchSplitter:
         return [array[span] for span in spans]
 
 
-def _array(name: str, wire_type: str, result: Value) -> Array:
-    """A result in host memory. Raises ServerError INVALID_ARG when it is of another datatype."""
+def check_result(name: str, wire_type: str, result: Value) -> None:
+    """Raises ServerError INVALID_ARG for a result that is not of the configured datatype."""
     if isinstance(result, torch.Tensor):
         provided = _DATATYPES.get(result.dtype, "<invalid>")
     elif isinstance(result, list):
@@ -209,7 +209,12 @@ def _array(name: str, wire_type: str, result: Value) -> Array:
             f"configuration expects datatype {config_name(wire_type)} for output '{name}', model "
             f"provides {config_name(provided)}"
         )
-    if provided == BYTES:
+
+
+def _array(name: str, wire_type: str, result: Value) -> Array:
+    """A result in host memory. Raises ServerError INVALID_ARG when it is of another datatype."""
+    check_result(name, wire_type, result)
+    if wire_type == BYTES:
         encoded = np.empty(len(result), np.object_)
         encoded[:] = [text.encode() for text in result]
         return encoded

@@ -187,7 +187,9 @@ class Pipeline(Generic[P]):
             if name not in staged:
                 span = self._span(first)
                 assert span is not None, "it is in its place"
-                flight.inputs[name] = DeviceArray(span.memory, first.datatype, first.shape)
+                flight.inputs[name] = DeviceArray(
+                    span.memory, first.datatype, first.shape, is_shared=True
+                )
                 continue
             size = sum(tensor.byte_size for tensor in tensors)
             whole = memory.part(device_at, size) if memory else self._lane.device.allocate(0)

@@ -94,12 +94,14 @@ class HostMemory:
 class DeviceArray:
     """A contiguous tensor in device memory, as libraries take it over without copying it.
 
-    Whoever reads it orders its own stream behind whoever wrote it.
+    Whoever reads it orders its own stream behind whoever wrote it. Others read it too if
+    `is_shared`, so that nobody may write into it.
     """
 
     memory: DeviceMemory
     datatype: str
     shape: tuple[int, ...]
+    is_shared: bool = False
 
     @property
     def byte_size(self) -> int:

@@ -16,7 +16,14 @@ from tritonclient.utils import InferenceServerException
 
 from actors.options import ServerOptions
 from actors.shared_memory import MAX_REGIONS, SharedMemory
-from protocol.inference import DeviceTensor, InferRequest, SharedMemoryRef, Tensor
+from protocol.inference import (
+    DeviceTensor,
+    InferRequest,
+    OutputPlan,
+    ResponsePlan,
+    SharedMemoryRef,
+    Tensor,
+)
 from protocol.status import ServerError, StatusCode
 from protocol.v2_json_shared_memory import CudaRegion, SystemRegion
 from repo.devices.fake import FakeGpu, FakeGpus
@@ -146,7 +153,17 @@ async def test_inputs_stay_where_they_are_and_outputs_are_copied() -> None:
     assert (tensor.byte_size, tensor.encoded, tensor.element_count) == (8, None, 2)
     assert tensor.renamed("X").reshaped((1, 2)).array.tolist() == [[0x07060504, 0x0B0A0908]]
     request = InferRequest("m", inputs=[tensor, Tensor("B", "UINT8", (1,), raw=b"x")])
-    lease.bring_home(request)
+    plan = ResponsePlan(
+        (
+            OutputPlan("STAYS", shared_memory=SharedMemoryRef("c", 0, 4)),
+            OutputPlan("TOP", classification=1, shared_memory=SharedMemoryRef("c", 0, 4)),
+            OutputPlan("LEAVES"),
+        )
+    )
+    lease.place(request, plan, on_device=True)
+    assert request.on_device == {"STAYS"}
+    assert request.inputs[0] is tensor
+    lease.place(request, plan, on_device=False)
     assert [type(each) for each in request.inputs] == [Tensor, Tensor]
     assert bytes(request.inputs[0].raw) == bytes(range(4, 12))
 
@@ -229,7 +246,7 @@ async def test_a_lost_device_fails_the_request_and_nobody_else(
     rig.gpu.lose()
     request = InferRequest("m", inputs=[DeviceTensor("IN", "INT32", (1,), span)])
     with pytest.raises(ServerError) as caught:
-        lease.bring_home(request)
+        lease.place(request, ResponsePlan(), on_device=False)
     assert (caught.value.status, caught.value.message) == (
         StatusCode.INTERNAL,
         "failed to copy a tensor from fake GPU 0: fake GPU 0: the device is lost",
