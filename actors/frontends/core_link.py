@@ -16,19 +16,19 @@ from typing import Final, cast
 
 import trio
 
-from actors.calls import Calls, Ticketed, cancel, closed, in_line, submit, submit_nowait
+from actors.calls import Calls, Ticketed, cancel, closed, in_line, submit
 from actors.channels import Door, Mailbox
 from actors.frontends import records
 from actors.frontends.answers import Answers
 from actors.frontends.board import Board
-from actors.frontends.link_end import LinkEnd, Received, layout_of
+from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone, Pipe
 from actors.frontends.records import Rest, Submitted
 from actors.frontends.snapshot import Publisher
 from actors.messages import Reply, Submit
 from actors.model_index import ServingVersion
 from actors.tracing import WITHIN, FrontTrace
-from protocol.inference import InferRequest, InferResponse, SequenceFlag
+from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, cancelled, unavailable
 from repo.backends.python.layout import WireError
 
@@ -42,6 +42,10 @@ class _Call:
     """A request of the frontend's."""
 
     __slots__ = ("credit", "front", "patience", "replies", "serving", "submit")
+
+    @property
+    def version(self) -> str:
+        return str(self.serving.version)
 
     def __init__(self, serving: ServingVersion, message: Submit, credit: int) -> None:
         self.serving = serving
@@ -92,6 +96,7 @@ class CoreLink:
         self._open: dict[int, _Call] = {}  # as many as the frontend has under way
         self._ready: dict[int, None] = {}  # calls with a door of their own that may have a response
         self._asks: dict[int, trio.CancelScope] = {}  # one per forwarded call
+        self._now = 0.0  # when the packets that are taken in came; 0 if none are
         self._nursery: trio.Nursery
 
     @property
@@ -123,30 +128,32 @@ class CoreLink:
 
     # --- up --------------------------------------------------------------------------------------
 
-    def _take(self, received: Received) -> None:
-        extras = received.extras
-        match records.kind_of(extras):
-            case records.SUBMIT:
-                self._on_submit(records.read_submit(extras), received)
-            case records.CANCEL:
-                self._on_cancel(records.read_numbered(extras))
-            case records.CREDIT:
-                self._on_credit(*records.read_credit(extras))
-            case records.MESSAGE:
-                blob = bytes(received.tensors[0].raw) if received.tensors else b""
-                self._on_message(records.read_message(extras), blob)
-            case kind:
-                raise WireError(f"a frontend sent a record of kind {kind}")
+    def _take(self, extras: bytes, tensors: list[Tensor], requested: tuple[str, ...]) -> None:
+        kind = records.kind_of(extras)
+        if kind == records.SUBMIT:
+            self._on_submit(records.read_submit(extras), tensors, requested)
+        elif kind == records.CANCEL:
+            self._on_cancel(records.read_numbered(extras))
+        elif kind == records.CREDIT:
+            self._on_credit(*records.read_credit(extras))
+        elif kind == records.MESSAGE:
+            blob = bytes(tensors[0].raw) if tensors else b""
+            self._on_message(records.read_message(extras), blob)
+        else:
+            raise WireError(f"a frontend sent a record of kind {kind}")
 
     def _settle(self) -> None:
-        """Nothing to do: whatever came in has rung those whom it concerns."""
+        """Whatever came in has rung those whom it concerns."""
+        self._now = 0.0
 
-    def _on_submit(self, said: Submitted, received: Received) -> None:
-        if said.number in self._open:
-            raise WireError(f"request {said.number} is under way already")
-        request = _request_of(said, received)
-        now = trio.current_time()
-        deadline_at = now + said.seconds_left
+    def _on_submit(
+        self, said: Submitted, tensors: list[Tensor], requested: tuple[str, ...]
+    ) -> None:
+        number = said.number
+        if number in self._open:
+            raise WireError(f"request {number} is under way already")
+        now = self._now = self._now or trio.current_time()  # one for what came together
+        request = _request_of(said, tensors, requested)
         try:
             serving, is_current = self._publisher.find(said.handle)
             request.model_name = request.model_name or serving.name
@@ -155,17 +162,18 @@ class CoreLink:
                 serving, size, key, level = self._judge(request)
             reply = self._replies
             if serving.decoupled:
-                bell = _Bell(self._mailbox, self._ready, said.number)
+                bell = _Bell(self._mailbox, self._ready, number)
                 reply = bell.door(max(said.window, 1))
-            message = Submit(said.number, request, size, key, level, deadline_at, now, reply)
+            deadline_at = now + said.seconds_left
+            message = Submit(number, request, size, key, level, deadline_at, now, reply)
             call = _Call(serving, message, said.window)
             if serving.decoupled:
                 call.replies = reply
-            self._submit(said.number, call)
+            self._submit(number, call)
         except KeyError:
             raise WireError(f"a request for the unknown handle {said.handle}") from None
         except ServerError as error:
-            self._refuse(said.number, error)
+            self._refuse(number, error)
 
     def _judge(self, request: InferRequest) -> tuple[ServingVersion, int, Hashable, int]:
         """What the frontend knew of the model holds no longer. Raises ServerError."""
@@ -182,11 +190,15 @@ class CoreLink:
         door = serving.door_of(message.level)
         if self._calls.tracing.is_active:
             message, call.front = self._calls.tracing.begin(message, serving, WITHIN)
-        ticketed = Ticketed(serving, door, message, front=call.front)
         self._open[number] = call
         try:
-            submit_nowait(ticketed)
+            door.send_nowait(message)
+        except trio.BrokenResourceError:
+            if call.front is not None:
+                call.front.close()
+            raise closed(message.request) from None
         except trio.WouldBlock:
+            ticketed = Ticketed(serving, door, message, front=call.front)
             call.patience = trio.CancelScope()
             self._nursery.start_soon(self._submit_patiently, in_line(ticketed), call.patience)
 
@@ -285,7 +297,7 @@ class CoreLink:
         elif isinstance(outcome, ServerError):
             self._end.say(records.pack_error(number, outcome, final=final))
         else:
-            extras = records.pack_response(_responded(call, outcome, final=final))
+            extras = _response(call, outcome, final=final)
             try:
                 self._end.say(extras, *layout_of((), outcome.outputs))
             except (ValueError, KeyError) as error:  # a tensor that no client could be sent
@@ -338,17 +350,14 @@ class CoreLink:
             del self._asks[number]
 
 
-def _request_of(said: Submitted, received: Received) -> InferRequest:
-    request = InferRequest(
-        str(said.rest.get("model_name", "")),
-        id=said.id,
-        inputs=list(received.tensors),
-        requested_outputs=received.requested,
-        sequence_flags=SequenceFlag(said.sequence_flags),
-    )
+def _request_of(said: Submitted, tensors: list[Tensor], requested: tuple[str, ...]) -> InferRequest:
+    request = InferRequest("", id=said.id, inputs=tensors, requested_outputs=requested)
+    if said.sequence_flags:
+        request.sequence_flags = SequenceFlag(said.sequence_flags)
     rest = said.rest
     if rest:
         try:
+            request.model_name = cast("str", rest.get("model_name", ""))
             request.parameters = dict(cast("dict[str, int]", rest.get("parameters", {})))
             request.correlation_id = cast("int", rest.get("correlation_id", 0))
             request.timeout_us = cast("int", rest.get("timeout_us", 0))
@@ -359,15 +368,17 @@ def _request_of(said: Submitted, received: Received) -> InferRequest:
     return request
 
 
-def _responded(call: _Call, response: InferResponse, *, final: bool) -> records.Responded:
+def _response(call: _Call, response: InferResponse, *, final: bool) -> bytes:
+    """What a response says beside its tensors, where that is not what its frontend expects."""
+    number, request = call.submit.number, call.submit.request
     rest: dict[str, object] = {}
-    if response.parameters:
-        rest["parameters"] = response.parameters
-    if response.model_name != call.submit.request.model_name:
-        rest["model_name"] = response.model_name
-    if response.model_version != str(call.serving.version):
-        rest["model_version"] = response.model_version
-    same = response.id == call.submit.request.id
-    return records.Responded(
-        call.submit.number, final, None if same else response.id, rest or records.NOTHING
-    )
+    if (
+        response.parameters
+        or response.model_name != request.model_name
+        or response.model_version != call.version
+    ):
+        rest = {"model_name": response.model_name, "model_version": response.model_version}
+        if response.parameters:
+            rest["parameters"] = response.parameters
+    same_id = response.id == request.id
+    return records.pack_response(number, final, None if same_id else response.id, rest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
@@ -20,7 +20,14 @@ from protocol.inference import Tensor
 from repo.backends.python import wire
 from repo.backends.python.arena import Arena, ArenaFullError, SegmentMap, Span
 from repo.backends.python.layout import SHARED_THRESHOLD, Buffer, Key, Layout, Raw, Slot, WireError
-from repo.backends.python.records import LATE, MESSAGE_LIMIT, BatchReader, BatchWriter, Record
+from repo.backends.python.records import (
+    LATE,
+    MESSAGE_LIMIT,
+    RESCHEDULED,
+    BatchReader,
+    BatchWriter,
+    Record,
+)
 
 # A packet is closed when it holds this much, so that few have to go through the arena.
 BATCH_BYTES: Final = MESSAGE_LIMIT // 2
@@ -41,12 +48,8 @@ _SEGMENT: Final = wire.encode(wire.Segment(0))[0]
 _FORGET: Final = wire.encode(wire.ForgetSegment(0))[0]
 
 
-class Received(NamedTuple):
-    """One record of the peer's."""
-
-    extras: bytes
-    tensors: Sequence[Tensor]
-    requested: tuple[str, ...]
+Take = Callable[[bytes, list[Tensor], tuple[str, ...]], None]
+"""What is done with a record of the peer's: its extras, its tensors, and the outputs it names."""
 
 
 class LinkEnd:
@@ -76,7 +79,8 @@ class LinkEnd:
         """A record for the next `flush`, without tensors or with those of a layout."""
         size = RECORD_BYTES + len(extras)
         for raw in raws:
-            size += len(raw) if len(raw) < SHARED_THRESHOLD else 0
+            if len(raw) < SHARED_THRESHOLD:
+                size += len(raw)
         if self._records and self._bytes + size > BATCH_BYTES:
             self._close_packet()
         self._records.append((key, raws, LATE, extras))
@@ -92,7 +96,7 @@ class LinkEnd:
         lost, self._lost = self._lost, []
         return lost
 
-    async def run(self, take: Callable[[Received], None], done: Callable[[], None]) -> None:
+    async def run(self, take: Take, done: Callable[[], None]) -> None:
         """Hand every record to `take`, and call `done` before others have their turn.
 
         Raises PeerGone, and WireError for what makes no sense.
@@ -161,7 +165,7 @@ class LinkEnd:
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _take_packet(self, take: Callable[[Received], None]) -> bool:
+    def _take_packet(self, take: Take) -> bool:
         found = self._pipe.receive()
         if found is None:
             return False
@@ -184,8 +188,7 @@ class LinkEnd:
         extras = records.extras or [b""] * len(records.tensors)
         layouts = records.layouts
         for number, extra, tensors in zip(records.numbers, extras, records.tensors, strict=True):
-            requested = layouts[number].requested if number < len(layouts) else ()
-            take(Received(extra, tensors, requested))
+            take(extra, tensors, layouts[number].requested if number < RESCHEDULED else ())
         return True
 
     def _attach(self, packet: bytes, descriptor: int) -> None:

@@ -82,29 +82,22 @@ def kind_of(extras: bytes) -> int:
 
 
 def pack_submit(submitted: Submitted) -> bytes:
+    number, handle, level, batch_size, key, left, window, flags, request_id, rest = submitted
+    if not (request_id or rest or key is not None):  # as most
+        return _SUBMIT.pack(SUBMIT, flags, 0, handle, number, level, batch_size, left, window)
     has = 0
     parts = [b""]
-    if submitted.id:
+    if request_id:
         has = _HAS_ID
-        parts.append(counted(_bytes(submitted.id)))
-    if submitted.shape_key is not None:
+        parts.append(counted(_bytes(request_id)))
+    if key is not None:
         has |= _HAS_KEY
-        parts.append(counted(repr(submitted.shape_key).encode()))
-    if submitted.rest:
+        parts.append(counted(repr(key).encode()))
+    if rest:
         has |= _HAS_REST
-        parts.append(json.dumps(submitted.rest).encode())
-    parts[0] = _SUBMIT.pack(
-        SUBMIT,
-        submitted.sequence_flags,
-        has,
-        submitted.handle,
-        submitted.number,
-        submitted.level,
-        submitted.batch_size,
-        submitted.seconds_left,
-        submitted.window,
-    )
-    return b"".join(parts) if has else parts[0]
+        parts.append(json.dumps(rest).encode())
+    parts[0] = _SUBMIT.pack(SUBMIT, flags, has, handle, number, level, batch_size, left, window)
+    return b"".join(parts)
 
 
 def read_submit(extras: bytes) -> Submitted:
@@ -114,12 +107,14 @@ def read_submit(extras: bytes) -> Submitted:
         at = _SUBMIT.size
         request_id = ""
         key: bytes | None = None
+        rest = NOTHING
         if has & _HAS_ID:
             found, at = read_counted(extras, at)
             request_id = _text(found)
         if has & _HAS_KEY:
             key, at = read_counted(extras, at)
-        rest = _object(extras[at:]) if has & _HAS_REST else NOTHING
+        if has & _HAS_REST:
+            rest = _object(extras[at:])
     except (struct.error, ValueError) as error:
         raise WireError(f"malformed request: {error}") from error
     if flags > ALL_FLAGS or level < 0 or batch_size < 0 or math.isnan(left):
@@ -127,17 +122,19 @@ def read_submit(extras: bytes) -> Submitted:
     return Submitted(number, handle, level, batch_size, key, left, window, flags, request_id, rest)
 
 
-def pack_response(responded: Responded) -> bytes:
+def pack_response(number: int, final: bool, response_id: str | None, rest: Rest) -> bytes:
+    if response_id is None and not rest:  # as most
+        return _RESPONSE.pack(RESPONSE, final, 0, number)
     has = 0
     parts = [b""]
-    if responded.id is not None:
+    if response_id is not None:
         has = _HAS_ID
-        parts.append(counted(_bytes(responded.id)))
-    if responded.rest:
+        parts.append(counted(_bytes(response_id)))
+    if rest:
         has |= _HAS_REST
-        parts.append(json.dumps(responded.rest).encode())
-    parts[0] = _RESPONSE.pack(RESPONSE, responded.final, has, responded.number)
-    return b"".join(parts) if has else parts[0]
+        parts.append(json.dumps(rest).encode())
+    parts[0] = _RESPONSE.pack(RESPONSE, final, has, number)
+    return b"".join(parts)
 
 
 def read_response(extras: bytes) -> Responded:

@@ -21,13 +21,13 @@ import trio
 
 from actors.channels import Door, Mailbox, Watch
 from actors.frontends import records
-from actors.frontends.link_end import LinkEnd, Received, layout_of
+from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone, Pipe
 from actors.frontends.records import Rest
 from actors.frontends.snapshot import Described, Replica
 from actors.messages import CancelRequest, Control, Reply, Submit
 from actors.model_index import ModelIndex
-from protocol.inference import InferRequest, InferResponse
+from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError, cancelled, unavailable
 from repo.backends.python.layout import WireError
 
@@ -207,7 +207,7 @@ class Uplink:
                 submit.shape_key,
                 left,
                 window,
-                int(request.sequence_flags),
+                request.sequence_flags,
                 request.id,
                 _rest_of(request, bell.name),
             )
@@ -252,42 +252,44 @@ class Uplink:
 
     # --- down ------------------------------------------------------------------------------------
 
-    def _take(self, received: Received) -> None:
-        extras = received.extras
-        match records.kind_of(extras):
-            case records.RESPONSE:
-                self._on_response(received)
-            case records.ERROR:
-                number, error, final = records.read_error(extras)
-                self._reply(number, error, final=final)
-            case records.END:
-                self._reply(records.read_numbered(extras), None, final=True)
-            case records.MESSAGE:
-                blob = bytes(received.tensors[0].raw) if received.tensors else b""
-                self._on_message(records.read_message(extras), blob)
-            case kind:
-                raise WireError(f"the core sent a record of kind {kind}")
+    def _take(self, extras: bytes, tensors: list[Tensor], _: tuple[str, ...]) -> None:
+        kind = records.kind_of(extras)
+        if kind == records.RESPONSE:
+            self._on_response(records.read_response(extras), tensors)
+        elif kind == records.ERROR:
+            number, error, final = records.read_error(extras)
+            self._reply(number, error, final=final)
+        elif kind == records.END:
+            self._reply(records.read_numbered(extras), None, final=True)
+        elif kind == records.MESSAGE:
+            blob = bytes(tensors[0].raw) if tensors else b""
+            self._on_message(records.read_message(extras), blob)
+        else:
+            raise WireError(f"the core sent a record of kind {kind}")
 
     def _settle(self) -> None:
         """What came in is with its callers: take along what waited for that."""
         if self._rung or self._starved:
             self._mailbox.ring()
 
-    def _on_response(self, received: Received) -> None:
-        said = records.read_response(received.extras)
-        call = self._open.get(said.number)
+    def _on_response(self, said: records.Responded, tensors: list[Tensor]) -> None:
+        number, final, response_id, rest = said
+        call = self._open.get(number)
         if call is None:
             return  # cancelled
-        request, rest = call.submit.request, said.rest
+        request = call.submit.request
         response = InferResponse(
-            str(rest.get("model_name", request.model_name)),
-            str(rest.get("model_version", call.version)),
-            request.id if said.id is None else said.id,
-            list(received.tensors),
+            request.model_name,
+            call.version,
+            request.id if response_id is None else response_id,
+            tensors,
         )
-        if "parameters" in rest:
-            response.parameters = cast("dict[str, bool | int | float | str]", rest["parameters"])
-        self._reply(said.number, response, final=said.final)
+        if rest:
+            response.model_name = str(rest.get("model_name", request.model_name))
+            response.model_version = str(rest.get("model_version", call.version))
+            parameters = rest.get("parameters", {})
+            response.parameters = cast("dict[str, bool | int | float | str]", parameters)
+        self._reply(number, response, final=final)
 
     def _reply(
         self, number: int, outcome: InferResponse | ServerError | None, *, final: bool
@@ -296,8 +298,12 @@ class Uplink:
         if call is None:
             return
         door = call.submit.reply
-        with contextlib.suppress(trio.BrokenResourceError):  # its caller has left, and says so
+        try:
+            door.send_nowait(Reply(number, outcome, final))
+        except trio.WouldBlock:
             door.send_owed(Reply(number, outcome, final))
+        except trio.BrokenResourceError:
+            pass  # its caller has left, and says so
         if final:
             del self._open[number]
             self._starved.pop(number, None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trio
 
-from actors.frontends.link_end import LinkEnd, Received, layout_of
+from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone
 from actors.options import ServerOptions
 from actors.policy.restarting import Restarts
@@ -32,10 +32,10 @@ def one_tensor(elements: int) -> Tensor:
 
 async def test_records_come_through_with_small_and_large_tensors(autojump_clock: object) -> None:  # noqa: ARG001  # a fixture
     near, far = memory_pipes()
-    heard: list[Received] = []
+    heard: list[tuple[bytes, list[Tensor], tuple[str, ...]]] = []
     sender, receiver = LinkEnd(near, wake=lambda: None), LinkEnd(far, wake=lambda: None)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(receiver.run, heard.append, lambda: None)
+        nursery.start_soon(receiver.run, lambda *record: heard.append(record), lambda: None)
         nursery.start_soon(sender.run_writer)
         for elements in (4, 150_000, 4):
             sender.say(b"\x01", *layout_of(("x",), [one_tensor(elements)]))
@@ -44,9 +44,9 @@ async def test_records_come_through_with_small_and_large_tensors(autojump_clock:
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
-    assert [len(each.tensors) for each in heard] == [1, 1, 1, 0]
-    assert [each.tensors[0].array[-1] for each in heard[:3]] == [3, 149_999, 3]
-    assert [each.requested for each in heard] == [("x",), ("x",), ("x",), ()]
+    assert [len(tensors) for _, tensors, _ in heard] == [1, 1, 1, 0]
+    assert [tensors[0].array[-1] for _, tensors, _ in heard[:3]] == [3, 149_999, 3]
+    assert [requested for _, _, requested in heard] == [("x",), ("x",), ("x",), ()]
     heard.clear()
     sender.close()
     receiver.close()
@@ -55,7 +55,7 @@ async def test_records_come_through_with_small_and_large_tensors(autojump_clock:
 async def test_a_full_pipe_is_waited_for(autojump_clock: object) -> None:  # noqa: ARG001  # a fixture
     near, far = memory_pipes()
     woken: list[bool] = []
-    heard: list[Received] = []
+    heard: list[tuple[bytes, list[Tensor], tuple[str, ...]]] = []
     sender = LinkEnd(near, wake=lambda: woken.append(True))
     receiver = LinkEnd(far, wake=lambda: None)
     async with trio.open_nursery() as nursery:
@@ -64,7 +64,7 @@ async def test_a_full_pipe_is_waited_for(autojump_clock: object) -> None:  # noq
             sender.say(b"\x01", *layout_of((), [one_tensor(5000)]))
         sender.flush()
         assert sender.is_stuck
-        nursery.start_soon(receiver.run, heard.append, lambda: None)
+        nursery.start_soon(receiver.run, lambda *record: heard.append(record), lambda: None)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
@@ -93,7 +93,7 @@ async def test_hostile_packets_are_refused_and_nothing_else(autojump_clock: obje
         near.close()
         receiver = LinkEnd(far, wake=lambda: None)
         with contextlib.suppress(WireError, PeerGone):
-            await receiver.run(lambda _: None, lambda: None)
+            await receiver.run(lambda *_: None, lambda: None)
         receiver.close()
 
 

@@ -53,7 +53,7 @@ def test_a_response_comes_through(
 ) -> None:
     said = records.Responded(number, final, response_id, rest)
 
-    assert records.read_response(records.pack_response(said)) == said
+    assert records.read_response(records.pack_response(*said)) == said
 
 
 @pytest.mark.parametrize("status", StatusCode)
@@ -77,7 +77,7 @@ def test_hostile_bytes_are_refused_and_nothing_else(read: Callable[[bytes], obje
         records.pack_submit(
             records.Submitted(1, 2, 3, 4, (5,), math.inf, 6, 1, "id", {"priority": 1})
         ),
-        records.pack_response(records.Responded(1, True, "id", {"parameters": {"a": 1}})),
+        records.pack_response(1, True, "id", {"parameters": {"a": 1}}),
         records.pack_error(1, unavailable("why"), final=False),
         records.pack_credit(1, 2),
         records.pack_message({"synced": 1}),
