@@ -3,8 +3,9 @@
     python bench/frontends.py                 # some two minutes; prints the table of the chapter
     python bench/frontends.py --seconds 2 --rounds 1 --workers 0 2
 
-gRPC: unary ModelInfer, 64 in flight on 8 connections, to an in-process no-op (FP32[16], batched)
-and to the identity backend's thread (FP32[16], batched). The load generator is one process, and
+gRPC: unary ModelInfer, 64 in flight on 8 connections, to a no-op and to the identity backend
+(FP32[16], batched, in a thread); HTTP: a thousand numbers as JSON to the no-op, on 64 connections,
+since that is where codecs cost most. The load generator is one process, and
 shares the machine's cores with the server: on two cores the rate says little about a larger
 machine. What it costs says more: CPU per request, of the core's process and of all frontends.
 Counts of N take turns within a round; the table gives medians of the rounds.
@@ -32,12 +33,13 @@ from protocol.proto.messages import ModelInferRequest
 
 ROOT = Path(__file__).parents[1]
 CONNECTIONS, STREAMS = 8, 8
+JSON_ELEMENTS = 1000
 READY_SECONDS = 60.0
 CONFIG = """
 backend: "{backend}"
 max_batch_size: 64
-input {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] }}
-output {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] }}
+input {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
+output {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
 instance_group {{ count: 1 kind: KIND_CPU }}
 dynamic_batching {{ }}
 """
@@ -79,8 +81,8 @@ def cpu_by_part(server: int) -> tuple[float, float]:
 
 
 @contextmanager
-def serving(workers: int, repository: Path, log: Path) -> Iterator[tuple[int, str]]:
-    """A server: its pid and the address of its gRPC port."""
+def serving(workers: int, repository: Path, log: Path) -> Iterator[tuple[int, str, str]]:
+    """A server: its pid and the addresses of its gRPC and HTTP ports."""
     http, grpc, metrics = free_ports(3)
     command = [
         sys.executable,
@@ -94,13 +96,25 @@ def serving(workers: int, repository: Path, log: Path) -> Iterator[tuple[int, st
     ]
     with running("troupe", command, log=log) as process:
         process.wait_ready(f"http://127.0.0.1:{http}/v2/health/ready", READY_SECONDS)
-        yield process.pid, f"127.0.0.1:{grpc}"
+        yield process.pid, f"127.0.0.1:{grpc}", f"127.0.0.1:{http}"
 
 
-def measure(server: int, address: str, body: Path, seconds: float) -> Sample:
+def grpc_load(address: str, body: Path, seconds: float) -> list[str]:
     command = [sys.executable, str(ROOT / "bench" / "wire_load.py"), "--address", address]
     command += ["--message", str(body), "--seconds", str(seconds)]
-    command += ["--connections", str(CONNECTIONS), "--streams", str(STREAMS)]
+    return [*command, "--connections", str(CONNECTIONS), "--streams", str(STREAMS)]
+
+
+def json_load(address: str, seconds: float) -> list[str]:
+    text = (
+        f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from bench import http_load; "
+        f"print(json.dumps(http_load.drive({address!r}, elements={JSON_ELEMENTS}, "
+        f"connections={CONNECTIONS * STREAMS}, seconds={seconds}, kind='json')))"
+    )
+    return [sys.executable, "-c", text]
+
+
+def measure(server: int, command: Sequence[str], seconds: float) -> Sample:
     core, frontends = cpu_by_part(server)
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
     core_after, frontends_after = cpu_by_part(server)
@@ -137,11 +151,16 @@ def main(arguments: Sequence[str]) -> None:
             body.write_bytes(message(name))
         for _ in range(given.rounds):
             for workers in given.workers:
-                with serving(workers, repository, Path(scratch) / "server.log") as (pid, address):
-                    for name, body in bodies.items():
-                        sample = measure(pid, address, body, given.seconds)
+                with serving(workers, repository, Path(scratch) / "server.log") as server:
+                    pid, grpc, http = server
+                    loads = {
+                        name: grpc_load(grpc, body, given.seconds) for name, body in bodies.items()
+                    }
+                    loads["noop, JSON"] = json_load(http, given.seconds)
+                    for name, command in loads.items():
+                        sample = measure(pid, command, given.seconds)
                         samples.setdefault((name, workers), []).append(sample)
-    print("| model | N | requests/s | µs CPU per request: core | frontends | together |")
+    print("| load | N | requests/s | µs CPU per request: core | frontends | together |")
     print("|---|---|---|---|---|---|")
     for (name, workers), found in sorted(samples.items()):
         rate = statistics.median(each.rate for each in found)
