@@ -72,17 +72,16 @@ class Tracer:
         self._writer = writer
         self._stopping = trio.Event()
         self._ended = trio.Event()
+        self.was_stopped = False  # and not cancelled before
 
     def stop(self) -> None:
         """Nothing will be traced any more: write what is left, and end."""
+        self.was_stopped = True
         self._stopping.set()
         self._mailbox.ring()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until stopped, and then what is left.
-
-        A stop that lasts too long for this alone is an orderly one: what is lost is in the log.
-        """
+        """Write until stopped, and then what is left."""
         writing = trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, writing)
@@ -94,7 +93,8 @@ class Tracer:
                 writing.deadline = max(
                     min(now + LAST_WRITE_SECONDS, stop_by), now + LAST_CHANCE_SECONDS
                 )
-                self.stop()
+                self._stopping.set()
+                self._mailbox.ring()
             with trio.CancelScope(shield=True):
                 await self._ended.wait()
 

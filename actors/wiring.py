@@ -133,6 +133,11 @@ class Core:
     def load_report(self) -> Mapping[str, float]:
         return kv_cache_report(self.custom_metrics)
 
+    @property
+    def has_drained(self) -> bool:
+        """Every model has ended in order; what may be under way still are traces."""
+        return self.tracer.was_stopped
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load models, report `started`, serve until the repository has been drained."""
         async with trio.open_nursery() as tracing:  # outlives whatever is traced

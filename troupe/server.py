@@ -143,7 +143,7 @@ class Server:
                     alive = self.core.repository.alive
                     observers.start_soon(report_models, alive, life.deadline)
                 observers.cancel_scope.cancel()
-        if life.cancelled_caught:
+        if life.cancelled_caught and not self.core.has_drained:  # traces that are lost are logged
             raise ExitTimeout("Internal - Exit timeout expired. Exiting immediately.")
 
     async def _await_stop(self, life: trio.CancelScope) -> None:

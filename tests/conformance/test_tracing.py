@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -338,3 +340,31 @@ def test_half_a_character_in_an_id_does_not_keep_a_span_from_its_collector() -> 
     ]
     assert (sent.start_time_unix_nano, sent.end_time_unix_nano) == (10, 500_000_010)
     exporter.close()
+
+
+# --- what hangs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hangs", ["collector", "file"])
+def test_a_stop_does_not_wait_for_what_hangs(
+    hangs: str, start_server: StartServer, repository: Path, tmp_path: Path
+) -> None:
+    """The file is a pipe that nobody reads, the collector a port that never answers.
+
+    How long it takes is in tests/simulation/test_tracing_stop.py.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if hangs == "file":
+            os.mkfifo(tmp_path / "t")
+            settings, lost = [f"triton,file={tmp_path / 't'}"], "1 traces are lost"
+        else:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces"
+            settings = ["mode=opentelemetry", f"opentelemetry,url={url}"]
+            lost = "spans are lost: the collector does not answer in time"
+        server = start_server(
+            repository, *flags("level=TIMESTAMPS", "rate=1", *settings), "--exit-timeout-secs=1"
+        )
+        with httpclient.InferenceServerClient(server.http) as client:
+            ask(client, "identity")
+        assert server.stop() == 0
+    assert any(lost in line for line in server.lines)
