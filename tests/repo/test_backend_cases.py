@@ -341,6 +341,12 @@ def test_no_case_is_left_out() -> None:
     assert list(CASES) == list(range(1, 67))
 
 
+def test_what_nobody_tests_needs_a_gpu() -> None:
+    untested = {number: case.untested for number, case in CASES.items() if case.untested}
+    assert list(untested) == [54, 63]
+    assert all(reason.endswith(": needs a GPU") for reason in untested.values())
+
+
 def test_tests_over_the_wire_have_numbers_of_cases() -> None:
     """Whoever adds one there lists it here."""
     listed = {name for case in CASES.values() for name in case.tests if name.startswith(WIRE)}
