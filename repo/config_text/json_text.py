@@ -23,7 +23,7 @@ from repo.config_text.nodes import (
     too_many,
 )
 
-_TOKEN: Final = re.compile(r"""[{}\[\]:,]|"(?:[^"\\]|\\.)*"|[^\s{}\[\]:,"]+""")
+_TOKEN: Final = re.compile(r"""[{}\[\]:,]|"[^"\\]*(?:\\.[^"\\]*)*"|[^\s{}\[\]:,"]+""")
 
 
 def read_json(text: str) -> Fields:

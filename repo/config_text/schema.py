@@ -7,7 +7,6 @@ protobuf judge in the end; what is found here says where and why they refuse.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -20,11 +19,15 @@ from google.protobuf.descriptor import FieldDescriptor
 from protocol.proto import messages
 from repo.config_json import AnyDescriptor, AnyField, Json, same_enum_name
 from repo.config_text.nodes import Entry, Fields, Listing, MalformedText, Node, Place, Scalar
+from repo.pbtxt import MAX_REASON_LENGTH
 
 Syntax = Literal["pbtxt", "json", "yaml"]
 
 # Below this a name is more likely another word than a slip of the finger.
 _SIMILAR: Final = 0.72
+
+# Nobody misspells a name at such length, and comparing takes the square of it.
+_LONGEST_WORD: Final = 100
 
 _INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0o[0-7]+|[0-9]+)")
 _NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -74,6 +77,10 @@ def survey(root: Fields, syntax: Syntax) -> Survey:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known name that a word was probably meant to be; "" if none is near."""
+    import difflib  # for mistakes only
+
+    if len(word) > _LONGEST_WORD:
+        return ""
     names = list(known)
     folded = {name.upper().replace("-", "_"): name for name in names}
     wanted = word.upper().replace("-", "_")
@@ -215,7 +222,7 @@ class _Surveyor:
         return node.text in _NULLS if self._syntax == "yaml" else node.text == "null"
 
     def _find(self, place: Place, text: str, path: str, instead: str = "") -> None:
-        self.survey.findings.append(Finding(place, text, path, instead))
+        self.survey.findings.append(Finding(place, text[:MAX_REASON_LENGTH], path, instead))
 
 
 def _names(descriptor: AnyDescriptor, syntax: Syntax) -> dict[str, AnyField]:

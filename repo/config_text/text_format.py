@@ -25,7 +25,7 @@ from repo.config_text.nodes import (
 )
 
 _TOKEN: Final = re.compile(
-    r"""(?P<skip>\s+|\#[^\n]*)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
+    r"""(?P<skip>\s+|\#[^\n]*)|(?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')"""
     r"""|(?P<word>[-+]?[A-Za-z0-9_.][A-Za-z0-9_.+\-]*)|(?P<mark>[{}<>\[\]:,;\-])"""
 )
 # A name, a colon, a value and a separator are four.

@@ -162,7 +162,7 @@ def test_unread_text_has_no_places() -> None:
 
 
 @pytest.mark.parametrize(("word", "meant"), [
-    ("dimz", "dims"), ("datatype", "data_type"), ("DIMS", "dims"), ("zebra", ""),
+    ("dimz", "dims"), ("datatype", "data_type"), ("DIMS", "dims"), ("zebra", ""), ("dims" * 1_000_000, ""),
 ])  # fmt: skip
 def test_a_slip_has_a_nearest_name(word: str, meant: str) -> None:
     assert nearest(word, ["name", "data_type", "dims"]) == meant
@@ -190,3 +190,9 @@ def test_one_form_at_a_time(tmp_path: Path) -> None:
     (model / "configs" / "fast.pbtxt").write_text("")
     with pytest.raises(ServerError, match=r"configs/fast.json, configs/fast.pbtxt; keep one"):
         chosen("fast")
+
+
+def test_a_long_word_is_not_repeated_at_length() -> None:
+    with pytest.raises(ServerError) as caught:
+        parse_text(b'{"%s": 1}' % (b"x" * 1_000_000), "json", "c")
+    assert len(caught.value.message) < 1000
