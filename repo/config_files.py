@@ -17,8 +17,9 @@ from protocol.proto import messages
 from protocol.status import ServerError, internal, invalid_arg
 from repo.config_json import set_fields, spell_enums
 from repo.config_text.json_text import read_json
+from repo.config_text.json_values import json_value
 from repo.config_text.nodes import Fields, MalformedText
-from repo.config_text.schema import Syntax, json_value, survey
+from repo.config_text.schema import Syntax, survey
 from repo.config_text.text_format import read_text_format
 from repo.config_text.yaml_text import read_yaml, write_yaml
 from repo.model_config import ModelConfig

@@ -1,14 +1,13 @@
 """What the words of a configuration's text mean: fields by their paths, and unknown words.
 
-Owns the map from a path such as `input[1].dims[0]` to its place in the text, the findings about
-words that the schema does not know, and the JSON value that a tree stands for. The parsers of
-protobuf judge in the end; what is found here says where and why they refuse.
+Owns the map from a path such as `input[1].dims[0]` to its place in the text, and the findings about
+words that the schema does not know. The parsers of protobuf judge in the end; what is found here
+says where and why they refuse.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from typing import Final, Literal
 from google.protobuf.descriptor import FieldDescriptor
 
 from protocol.proto import messages
-from repo.config_json import AnyDescriptor, AnyField, Json, same_enum_name
-from repo.config_text.nodes import Entry, Fields, Listing, MalformedText, Node, Place, Scalar
+from repo.config_json import AnyDescriptor, AnyField, same_enum_name
+from repo.config_text.nodes import Entry, Fields, Listing, Node, Place, Scalar
 from repo.pbtxt import MAX_REASON_LENGTH
 
 Syntax = Literal["pbtxt", "json", "yaml"]
@@ -29,19 +28,14 @@ _SIMILAR: Final = 0.72
 # Nobody misspells a name at such length, and comparing takes the square of it.
 _LONGEST_WORD: Final = 100
 
-_INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0o[0-7]+|[0-9]+)")
-_NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_BOOLEANS: Final[dict[Syntax, frozenset[str]]] = {
+INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0o[0-7]+|[0-9]+)")
+BOOLEANS: Final[dict[Syntax, frozenset[str]]] = {
     "pbtxt": frozenset({"true", "false", "t", "f", "True", "False", "1", "0"}),
     "json": frozenset({"true", "false"}),
     "yaml": frozenset({"true", "false", "True", "False", "TRUE", "FALSE"}),
 }
-_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_NOT_FINITE: Final = {
-    ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan,
-}  # fmt: skip
+NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
-_FLOATS: Final = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
 _RANGES: Final = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
@@ -99,7 +93,7 @@ class _Surveyor:
         self.survey = Survey()
 
     def message(self, node: Fields, descriptor: AnyDescriptor, path: str) -> None:
-        names = _names(descriptor, self._syntax)
+        names = field_names(descriptor, self._syntax)
         counts: dict[str, int] = {}
         chosen: dict[str, str] = {}
         for entry in node.entries:
@@ -201,7 +195,7 @@ class _Surveyor:
                     nearest(text, names),
                 )
         elif one.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-            if node.quoted or text not in _BOOLEANS[syntax]:
+            if node.quoted or text not in BOOLEANS[syntax]:
                 meant = {"yes": "true", "on": "true", "no": "false", "off": "false"}
                 near = meant.get(text.lower(), nearest(text, ("true", "false")))
                 self._find(node.place, f'"{one.name}" is a bool, not {text}', path, near)
@@ -213,19 +207,20 @@ class _Surveyor:
             low, high = _RANGES[one.cpp_type]
             if not _is_integer(node, quoted=syntax != "pbtxt"):
                 self._find(node.place, f'"{one.name}" is an integer, not {text}', path)
-            elif not low <= _integer(text) <= high:
+            elif not low <= integer_of(text) <= high:
                 self._find(node.place, f'"{one.name}" must be in [{low}, {high}], not {text}', path)
 
     def _is_null(self, node: Node) -> bool:
         if self._syntax == "pbtxt" or not isinstance(node, Scalar) or node.quoted:
             return False
-        return node.text in _NULLS if self._syntax == "yaml" else node.text == "null"
+        return node.text in NULLS if self._syntax == "yaml" else node.text == "null"
 
     def _find(self, place: Place, text: str, path: str, instead: str = "") -> None:
         self.survey.findings.append(Finding(place, text[:MAX_REASON_LENGTH], path, instead))
 
 
-def _names(descriptor: AnyDescriptor, syntax: Syntax) -> dict[str, AnyField]:
+def field_names(descriptor: AnyDescriptor, syntax: Syntax) -> dict[str, AnyField]:
+    """The fields of a message by every name that a form has for them."""
     names: dict[str, AnyField] = {one.name: one for one in descriptor.fields}
     if syntax != "pbtxt":
         names |= {str(one.json_name): one for one in descriptor.fields}
@@ -242,86 +237,15 @@ def _spelled(text: str, names: Iterable[str]) -> str | None:
 
 
 def _is_integer(node: Scalar, *, quoted: bool = False) -> bool:
-    return (quoted or not node.quoted) and _INTEGER.fullmatch(
+    return (quoted or not node.quoted) and INTEGER.fullmatch(
         node.text.replace("- ", "-")
     ) is not None
 
 
-def _integer(text: str) -> int:
+def integer_of(text: str) -> int:
+    """The value of what `INTEGER` matches."""
     digits = text.lstrip("+-")
     base = 16 if digits[:2] in {"0x", "0X"} else 8 if digits[:2] == "0o" else 10
     # Longer ones are out of any range, and slow to read.
     value = int(digits[:40], base)
     return -value if text.startswith("-") else value
-
-
-def json_value(root: Fields, syntax: Literal["json", "yaml"]) -> dict[str, Json]:
-    """The value that the tree stands for, for protobuf's JSON mapping. Raises MalformedText."""
-    return _json_message(root, messages.ModelConfig.DESCRIPTOR, syntax)
-
-
-def _json_message(
-    node: Fields, descriptor: AnyDescriptor | None, syntax: Literal["json", "yaml"]
-) -> dict[str, Json]:
-    names = {} if descriptor is None else _names(descriptor, syntax)
-    made: dict[str, Json] = {}
-    for entry in node.entries:
-        key = entry.key
-        if key.text in made:
-            reason = f'"{key.text}" is given twice'
-            raise MalformedText(reason, key.place.line, key.place.column)
-        one = names.get(key.text)
-        is_map = (
-            one is not None
-            and one.message_type is not None
-            and (one.message_type.GetOptions().map_entry)
-        )
-        if is_map and isinstance(entry.value, Fields):
-            assert one is not None
-            assert one.message_type is not None
-            made[key.text] = _json_map(
-                entry.value, one.message_type.fields_by_name["value"], syntax
-            )
-        else:
-            made[key.text] = _json(entry.value, one, syntax)
-    return made
-
-
-def _json_map(
-    node: Fields, value_field: AnyField, syntax: Literal["json", "yaml"]
-) -> dict[str, Json]:
-    made: dict[str, Json] = {}
-    for entry in node.entries:
-        place = entry.key.place
-        if entry.key.text in made:
-            raise MalformedText(f'"{entry.key.text}" is given twice', place.line, place.column)
-        made[entry.key.text] = _json(entry.value, value_field, syntax)
-    return made
-
-
-def _json(node: Node, one: AnyField | None, syntax: Literal["json", "yaml"]) -> Json:
-    if isinstance(node, Fields):
-        return _json_message(node, None if one is None else one.message_type, syntax)
-    if isinstance(node, Listing):
-        return [_json(item, one, syntax) for item in node.items]
-    if syntax == "json":
-        value: Json = node.text if node.quoted else json.loads(node.text)
-        return value
-    return _yaml_scalar(node, one)
-
-
-def _yaml_scalar(node: Scalar, one: AnyField | None) -> Json:
-    text = node.text
-    if node.quoted:
-        return text
-    if text in _NULLS:
-        return None
-    if one is None or one.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return text
-    if one.cpp_type == FieldDescriptor.CPPTYPE_BOOL and text in _BOOLEANS["yaml"]:
-        return text.lower() == "true"
-    if one.cpp_type in _FLOATS:
-        if text.lower() in _NOT_FINITE:
-            return _NOT_FINITE[text.lower()]
-        return float(text) if _NUMBER.fullmatch(text) else text
-    return _integer(text) if _INTEGER.fullmatch(text) else text

@@ -162,7 +162,8 @@ def test_unread_text_has_no_places() -> None:
 
 
 @pytest.mark.parametrize(("word", "meant"), [
-    ("dimz", "dims"), ("datatype", "data_type"), ("DIMS", "dims"), ("zebra", ""), ("dims" * 1_000_000, ""),
+    ("dimz", "dims"), ("datatype", "data_type"), ("DIMS", "dims"), ("zebra", ""),
+    ("dims" * 1_000_000, ""),
 ])  # fmt: skip
 def test_a_slip_has_a_nearest_name(word: str, meant: str) -> None:
     assert nearest(word, ["name", "data_type", "dims"]) == meant
