@@ -4,13 +4,17 @@ VENV := .venv
 RUN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test setup simulate bench lint types proto clean
+.PHONY: serve test gpu-test setup simulate bench lint types proto clean
 
 serve: $(VENV)/.serve
 	$(RUN)/troupe serve --model-repository sample_repository --admin-port=8003 $(ARGS)
 
 test: $(VENV)/.test
 	$(RUN)/pytest $(ARGS)
+
+# What needs a GPU; elsewhere every test says why it is skipped.
+gpu-test: $(VENV)/.gpu
+	$(RUN)/pytest -m gpu tests/gpu $(ARGS)
 
 setup: $(VENV)/.test
 
@@ -44,6 +48,11 @@ $(VENV)/.serve: pyproject.toml | $(RUN)/pip
 $(VENV)/.test: pyproject.toml | $(RUN)/pip
 	$(RUN)/pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.serve
+
+$(VENV)/.gpu: pyproject.toml | $(RUN)/pip
+	$(RUN)/pip install --quiet --editable '.[test,gpu]'
+	$(RUN)/pip install --quiet --force-reinstall --no-deps onnxruntime-gpu # over onnxruntime's files
+	touch $@ $(VENV)/.test $(VENV)/.serve
 
 $(VENV)/.codegen: pyproject.toml | $(RUN)/pip
 	$(RUN)/pip install --quiet --editable '.[test,codegen]'

@@ -22,7 +22,7 @@ import trio
 
 from actors.calls import Calls, Ticketed, cancel, closed, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
-from actors.ensemble_members import Members
+from actors.ensemble_members import Members, staying
 from actors.explanation import QUEUE_WAIT, add_member, wants_explanation
 from actors.messages import (
     BatchExecuted,
@@ -341,7 +341,7 @@ class Ensemble:
         try:
             ticketed = self._calls.prepare(
                 serving,
-                _request(serving, caller.submit.request, call),
+                _request(serving, caller, call),
                 self._replies if door is None else door,
                 deadline_at=caller.submit.deadline_at,
             )
@@ -456,9 +456,9 @@ def _answer(message: Submit, reply: Reply) -> None:
         return  # the caller has gone
 
 
-def _request(serving: ServingVersion, asked: InferRequest, call: StepCall) -> InferRequest:
+def _request(serving: ServingVersion, caller: _Caller, call: StepCall) -> InferRequest:
     """What a member is asked: the caller's request, with the step's own tensors."""
-    flow, step = call.flow, call.step
+    asked, flow, step = caller.submit.request, call.flow, call.step
     wanted = flow.plan.requested[step]
     if len(wanted) == flow.members[step].output_count:
         wanted = ()  # all of them, which nobody needs to look up
@@ -475,6 +475,8 @@ def _request(serving: ServingVersion, asked: InferRequest, call: StepCall) -> In
         asked.timeout_us,
         trace=asked.trace,
     )
+    if serving.takes_device_tensors:
+        request.on_device = staying(flow.plan, step, caller.servings)
     if call.sequence:
         _override(request, call.sequence)
     return request

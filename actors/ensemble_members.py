@@ -13,6 +13,7 @@ from typing import Final
 from actors.channels import Watch
 from actors.model_index import ModelIndex, ServingVersion
 from actors.policy.dataflow import Member
+from actors.policy.dataflow_graph import Plan
 from protocol.status import ServerError, unavailable
 from repo.model_config import StepSettings
 
@@ -86,3 +87,21 @@ def _member(serving: ServingVersion | ServerError) -> Member:
     config = serving.config
     dims = {one.name: tuple(one.dims) for one in config.input}
     return Member(serving.has_batch_dimension, dims, len(config.output))
+
+
+def staying(
+    plan: Plan, step: int, servings: Sequence[ServingVersion | ServerError]
+) -> frozenset[str]:
+    """The outputs of a step that only members on devices take, and that so need not leave it."""
+
+    def takes(consumer: int) -> bool:
+        if consumer >= len(servings):
+            return False  # the ensemble's own response
+        serving = servings[consumer]
+        return not isinstance(serving, ServerError) and serving.takes_device_tensors
+
+    return frozenset(
+        output
+        for output, tensor in plan.produced[step]
+        if all(takes(consumer) for consumer, _ in plan.consumers.get(tensor, ()))
+    )
