@@ -161,6 +161,8 @@ class FrontendCrew:
             await link.run()
         except* WireError as errors:
             log.error("a frontend process talks nonsense: %s", errors.exceptions)
+        except* Exception:  # ring boundary: a frontend never ends its core
+            log.exception("the link to a frontend process has ended by an error")
         finally:
             del self._links[slot]
             del self.pids[slot]

@@ -23,6 +23,7 @@ from actors.grpc_streams import UnaryStream
 from actors.http_control import Answer, ControlOperation, HttpControl
 from protocol.grpc_reflection import Reflection, ReflectionAlpha
 from protocol.grpc_service import Route, Stream, routes
+from protocol.http1_response import JSON_HEADERS, error_body
 from protocol.proto.generated import inference as pb
 from protocol.proto.generated.grpc.health import v1 as health
 from protocol.status import ServerError, StatusCode
@@ -100,6 +101,13 @@ class Answers:
             raise WireError(f"a frontend asks for {question.get('grpc')}")
         return await self._answer_grpc(route, blob)
 
+    def failure(self, question: Rest) -> tuple[Rest, bytes]:
+        """What a client is told of a defect of ours."""
+        if "http" in question:
+            headers = [list(header) for header in JSON_HEADERS]
+            return {"status": 500, "headers": headers}, error_body("internal server error")
+        return {"grpc_status": Status.UNKNOWN.value, "message": "internal server error"}, b""
+
     async def _answer_http(self, question: Rest, blob: bytes) -> tuple[Rest, bytes]:
         try:
             kind = _OPERATIONS[str(question["http"])]
@@ -111,8 +119,8 @@ class Answers:
         return {"status": answer.status, "headers": headers}, b"".join(answer.parts)
 
     async def _answer_grpc(self, route: Route, blob: bytes) -> tuple[Rest, bytes]:
-        stream = UnaryStream(route.decode(blob))
         try:
+            stream = UnaryStream(route.decode(blob))
             await route.func(stream)
         except ServerError as error:
             return {"status": error.status.value, "message": error.message}, b""

@@ -10,6 +10,7 @@ replaced is judged anew. When the frontend dies its requests are cancelled, and 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Hashable
 from typing import Final, cast
@@ -31,6 +32,8 @@ from actors.tracing import WITHIN, FrontTrace
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, cancelled, unavailable
 from repo.backends.python.layout import WireError
+
+log = logging.getLogger(__name__)
 
 # Replies that have come and not been sent down: final ones always find room beyond this.
 REPLY_DOOR: Final = 4096
@@ -156,6 +159,9 @@ class CoreLink:
         request = _request_of(said, tensors, requested)
         try:
             serving, is_current = self._publisher.find(said.handle)
+        except KeyError:
+            raise WireError(f"a request for the unknown handle {said.handle}") from None
+        try:
             request.model_name = request.model_name or serving.name
             size, key, level = said.batch_size, said.shape_key, said.level
             if not is_current:
@@ -170,8 +176,6 @@ class CoreLink:
             if serving.decoupled:
                 call.replies = reply
             self._submit(number, call)
-        except KeyError:
-            raise WireError(f"a request for the unknown handle {said.handle}") from None
         except ServerError as error:
             self._refuse(number, error)
 
@@ -324,15 +328,15 @@ class CoreLink:
 
     def _on_message(self, message: Rest, blob: bytes) -> None:
         if "ask" in message:
-            number = cast("int", message["ask"])
+            number = _number(message["ask"])
             scope = self._asks[number] = trio.CancelScope()
             self._nursery.start_soon(self._answer, number, scope, message, blob)
         elif "cancel_ask" in message:
-            asked = self._asks.get(cast("int", message["cancel_ask"]))
+            asked = self._asks.get(_number(message["cancel_ask"]))
             if asked is not None:
                 asked.cancel()
         elif "synced" in message:
-            generation = cast("int", message["synced"])
+            generation = _number(message["synced"])
             self._publisher.forget(generation)
             self._board.on_synced(self, generation)
         else:
@@ -343,11 +347,23 @@ class CoreLink:
     ) -> None:
         try:
             with scope:
-                answer, body = await self._answers.answer(question, blob)
+                try:
+                    answer, body = await self._answers.answer(question, blob)
+                except WireError:
+                    raise
+                except Exception:  # ring boundary: a call never ends its frontend
+                    log.exception("a forwarded call failed")
+                    answer, body = self._answers.failure(question)
                 await self._board.settle()
                 self.say({"answer": number, **answer}, body)
         finally:
             del self._asks[number]
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise WireError(f"{value!r} is no number")
+    return value
 
 
 def _request_of(said: Submitted, tensors: list[Tensor], requested: tuple[str, ...]) -> InferRequest:

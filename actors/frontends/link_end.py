@@ -8,6 +8,7 @@ have to say. It never decides what is said.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -44,7 +45,6 @@ RELEASES_KEPT: Final = 8
 
 _BATCH: Final = 1  # the tag of a message of records
 _SPILLED: Final = wire.encode(wire.Spilled(0, 0, 0))[0]
-_SEGMENT: Final = wire.encode(wire.Segment(0))[0]
 _FORGET: Final = wire.encode(wire.ForgetSegment(0))[0]
 
 
@@ -125,6 +125,10 @@ class LinkEnd:
 
     def close(self) -> None:
         self._pipe.close()
+        for _, descriptor in self._backlog:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._backlog.clear()
         self._arena.close()
         self._segments.close()
         self._records.clear()
@@ -170,9 +174,7 @@ class LinkEnd:
         if found is None:
             return False
         packet, descriptor = found
-        if not packet:
-            raise WireError("an empty packet")
-        if packet[0] == _SEGMENT and descriptor >= 0:
+        if descriptor >= 0:
             self._attach(packet, descriptor)
             return True
         if packet[0] == _FORGET:
@@ -192,8 +194,14 @@ class LinkEnd:
         return True
 
     def _attach(self, packet: bytes, descriptor: int) -> None:
-        segment = wire.decode(packet)
-        assert isinstance(segment, wire.Segment), "the tag says so"
+        try:
+            segment = wire.decode(packet)
+        except WireError:
+            os.close(descriptor)
+            raise
+        if not isinstance(segment, wire.Segment):
+            os.close(descriptor)
+            raise WireError("a descriptor with a packet that is no segment")
         try:
             self._segments.attach(segment.number, descriptor)
         except (ValueError, OSError) as error:

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import trio
 
+from actors.frontends.answers import Answers, Forwarded
 from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone
+from actors.frontends.records import Rest
+from actors.http_control import HttpControl
 from actors.options import ServerOptions
 from actors.policy.restarting import Restarts
+from protocol import routes
 from protocol.inference import Tensor
 from protocol.status import ServerError, StatusCode
 from repo.backends.python.layout import WireError
@@ -163,3 +167,60 @@ def test_processes_that_die_soon_are_started_later_and_later() -> None:
         0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0
     ]  # fmt: skip
     assert restarts.delay(10.0) == pytest.approx(0.1)
+
+
+class _Broken(Answers):
+    """Answers as a defect of ours would."""
+
+    async def answer(self, question: Rest, blob: bytes) -> tuple[Rest, bytes]:
+        raise RuntimeError("a defect")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ({"http": "ServerLive", "fields": {}}, {"status": 500}),
+        ({"grpc": "/x/Y"}, {"grpc_status": 2, "message": "internal server error"}),
+    ],
+)
+def test_a_defect_in_a_forwarded_call_fails_that_call(
+    question: Rest, answer: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulation.linked.Answers", _Broken)
+
+    async def scenario(world: World) -> None:
+        assert isinstance(world, LinkedWorld)
+        found, _ = await world.uplink.ask(question)
+        assert found.items() >= answer.items()
+        await world.infer("M")
+
+    LinkedWorld({"M": SimulatedModel(BATCHED)}, expected_errors=("a forwarded call failed",)).run(
+        scenario
+    )
+
+
+def test_a_forwarded_operation_is_answered_and_can_be_given_up() -> None:
+    async def scenario(world: World) -> None:
+        assert isinstance(world, LinkedWorld)
+        forwarded = Forwarded(world.uplink.ask)
+        answer = await forwarded.run(routes.ModelMetadata("M"), b"")
+        assert answer.status == 200
+        assert b'"platform":"simulated"' in answer.parts[0]
+        answer = await forwarded.run(routes.ModelStatistics("X"), b"")
+        assert answer.status == 400
+        with trio.move_on_after(0):
+            await forwarded.run(routes.ServerReady(), b"")
+        assert (await forwarded.run(routes.ServerReady(), b"")).status == 200
+
+    LinkedWorld({"M": SimulatedModel(BATCHED)}).run(scenario)
+
+
+@pytest.mark.parametrize("question", [{"http": "Nope", "fields": {}}, {"grpc": "/nope"}])
+def test_a_question_that_makes_no_sense_ends_the_link_alone(question: Rest) -> None:
+    async def scenario(world: World) -> None:
+        assert isinstance(world, LinkedWorld)
+        answers = Answers(HttpControl(world.core.control_plane, max_input_size=1024), {})
+        with pytest.raises(WireError, match="a frontend asks for"):
+            await answers.answer(question, b"")
+
+    LinkedWorld({"M": SimulatedModel(BATCHED)}).run(scenario)
