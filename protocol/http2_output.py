@@ -39,7 +39,7 @@ from protocol.http2_wire import (
 
 # Below this a message is copied next to its frame header: one buffer costs less than three.
 COPY_BYTES: Final = 16_384
-# No DATA frame is longer, so that calls take turns even if the peer allows 16 MiB.
+# While calls take turns no DATA frame is longer, even if the peer allows 16 MiB.
 MAX_TURN_BYTES: Final = 65_536
 # A call's queue is not `writable` beyond this many pieces: tiny ones cost more than their bytes.
 PENDING_PIECES: Final = 1_024
@@ -151,7 +151,7 @@ class OutputHalf:
                 small.append(buffer)
                 continue
             if small:
-                joined.append(b"".join(small))
+                joined.append(small[0] if len(small) == 1 else b"".join(small))
                 small.clear()
             joined.append(buffer)
         if small:
@@ -196,15 +196,19 @@ class OutputHalf:
             self._ready.append(call)
 
     def _pump(self) -> None:
-        """Let the calls that may send take turns of one frame each."""
+        """Let the calls that may send take turns of one frame each; one alone needs no turns."""
         ready = self._ready
-        while ready and self._send_window > 0 and self._framed_bytes < self.limits.output_bytes:
+        output_bytes = self.limits.output_bytes
+        while ready and self._send_window > 0 and self._framed_bytes < output_bytes:
             call = ready.popleft()
             outbox = call.outbox
             if outbox is None or self._calls.get(call.stream_id) is not call:
                 continue
             outbox.is_queued = False
-            nbytes = min(outbox.nbytes, call.send_window, self._send_window, self._turn_bytes)
+            turn_bytes = self._turn_bytes
+            if not ready:
+                turn_bytes = max(turn_bytes, output_bytes - self._framed_bytes)
+            nbytes = min(outbox.nbytes, call.send_window, self._send_window, turn_bytes)
             if nbytes <= 0:
                 continue  # a SETTINGS frame took its window; WINDOW_UPDATE queues it again
             self._frame(call.stream_id, outbox, nbytes)
@@ -220,17 +224,30 @@ class OutputHalf:
                 self._end(call)
 
     def _frame(self, stream_id: int, outbox: Outbox, nbytes: int) -> None:
-        out = self._out
-        out.append(FRAME.pack(nbytes << 8 | DATA, 0, stream_id))
+        """The next bytes of a call's messages, in DATA frames as long as the peer takes them."""
+        pack, append = FRAME.pack, self._out.append
+        frame_bytes = self._peer_frame_bytes
         pieces = outbox.pieces
-        left = nbytes
+        left = nbytes  # beyond the piece at hand
+        room = 0  # in the frame that has begun
+        frames = 0
         while left:
             piece = pieces.popleft()
-            if len(piece) > left:
+            size = len(piece)
+            if size > left:
                 pieces.appendleft(piece[left:])
-                piece = piece[:left]
-            out.append(piece)
-            left -= len(piece)
+                size = left
+            left -= size
+            position = 0
+            while position < size:
+                if not room:
+                    room = min(size - position + left, frame_bytes)
+                    append(pack(room << 8 | DATA, 0, stream_id))
+                    frames += 1
+                stop = min(position + room, size)
+                append(piece[position:stop])
+                room -= stop - position
+                position = stop
         outbox.nbytes -= nbytes
         self._queued_bytes -= nbytes
         outbox.is_marked = False
@@ -238,7 +255,7 @@ class OutputHalf:
         self._framed_bytes += nbytes
         self._send_window -= nbytes
         self._sent_since_ping = True
-        self._budget.tokens += EARNED_BY_FRAME_SENT
+        self._budget.tokens += EARNED_BY_FRAME_SENT * frames
 
     def _write_trailers(self, call: CallState, status: int, message: str, headers: Headers) -> None:
         blocks = self._blocks

@@ -366,6 +366,16 @@ def test_large_frames_are_used_if_the_peer_allows_them_but_calls_take_turns() ->
     assert peer.body(1) == grpc(b"a" * 150_000)
 
 
+def test_a_call_alone_takes_no_turns() -> None:
+    peer = Peer(settings={SETTING_INITIAL_WINDOW_SIZE: 1 << 20, SETTING_MAX_FRAME_SIZE: 1 << 20})
+    peer.send(window_update_frame(0, 1 << 20))
+    peer.opened(1)
+    peer.connection.send_unary_reply(1, [b"head", b"a" * 150_000, b"b" * 70_000])
+    frames = [len(f.payload) for f in peer.read() if f.kind == DATA]
+    assert frames == [220_009]
+    assert peer.body(1) == grpc(b"head" + b"a" * 150_000 + b"b" * 70_000)
+
+
 def test_a_peer_without_a_header_table_gets_literals() -> None:
     peer = Peer(settings={SETTING_HEADER_TABLE_SIZE: 0})
     peer.decoder.max_allowed_table_size = 0
