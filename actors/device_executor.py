@@ -8,12 +8,11 @@ device that is lost ends the instance, and with it its model's version.
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-import trio
 
 from actors.executor import Done, Job, ThreadExecutor, describe
 from protocol.status import ServerError, internal, unavailable
@@ -128,8 +127,7 @@ class DeviceExecutor(ThreadExecutor):
     def _give_up(self, pipeline: Pipeline[Done], error: DeviceError) -> None:
         for flight in pipeline.abandon():
             self._end(flight.passenger, self._lost(error))
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._crashed, error)
+        self._answers.put(functools.partial(self._crashed, error))
 
     def _lost(self, error: DeviceError) -> ServerError:
         name = self._backend.context.instance_name

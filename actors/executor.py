@@ -9,7 +9,7 @@ thread. `actors/process_executor.py` keeps a model.py in a worker process, and
 from __future__ import annotations
 
 import abc
-import contextlib
+import functools
 import logging
 import os
 import queue
@@ -20,7 +20,7 @@ from typing import Protocol
 
 import trio
 
-from actors.turns import Turns, current_turns
+from actors.thread_answers import ThreadAnswers, current_thread_answers
 from protocol.status import ServerError, internal
 from repo.backends.base import Backend, ExecuteRequest, Outcome, Timings
 
@@ -155,14 +155,12 @@ class ThreadExecutor:
         self._cores = backend.context.cores
         # At most `depth` jobs plus load, unload and the sentinel are ever inside.
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._token: trio.lowlevel.TrioToken
-        self._turns: Turns
+        self._answers: ThreadAnswers
         self._crash: BaseException | None = None  # of whoever heard how a batch ended
         self._loaded = False
 
     async def start(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._turns = current_turns()
+        self._answers = current_thread_answers()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._own_thread)
             try:
@@ -235,19 +233,15 @@ class ThreadExecutor:
 
     def _end(self, done: Done, ended: Ended) -> None:
         """In the thread: say in trio how a batch ended."""
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._tell, done, ended)
+        self._answers.put(functools.partial(self._tell, done, ended))
 
     def _tell(self, done: Done, ended: Ended) -> None:
-        """In trio: a job has ended."""
-        self._turns.hold()
+        """In trio, the turns of others held: a job has ended."""
         try:
             done(ended)
         except BaseException as error:  # noqa: BLE001  # raised again by `start`
             self._crash = error
             self.stop()
-        finally:
-            self._turns.settle()
 
     def _unload(self) -> None:
         """Nobody waits for this any longer, so what goes wrong is for the log alone."""

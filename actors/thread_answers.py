@@ -1,0 +1,77 @@
+"""How what a thread has to say comes into the event loop.
+
+trio's own way for that, `run_sync_soon`, wakes the loop through a pair of sockets that it reads
+until nothing is left: two system calls and an exception for each wake-up, besides a lock and two
+calls. An eventfd is read once, and everything that has come by then is heard together, with the
+turns of others held meanwhile.
+
+Owns the eventfd and the line of what has come. It does not know what is said, and starts no thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from actors.turns import current_turns
+
+
+class ThreadAnswers:
+    """One for each event loop that threads answer to. Raises OSError where the kernel has none.
+
+    The line is bounded by those who answer: a thread is given no more work before it has been heard
+    than its executor takes at once.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._line: deque[Callable[[], None]] = deque()
+        self._is_signalled = False  # the loop will look, and has not begun to
+
+    def put(self, hear: Callable[[], None]) -> None:
+        """For any thread: have `hear`, which must not raise, called in the event loop.
+
+        Afterwards nothing happens: nobody is left to hear.
+        """
+        self._line.append(hear)
+        # The loop takes the signal back before it looks: what came before it is found, and what
+        # comes later sees that there is no signal. A signal too many wakes the loop for nothing.
+        if not self._is_signalled and self._descriptor >= 0:
+            self._is_signalled = True
+            os.eventfd_write(self._descriptor, 1)
+
+    async def run(self) -> None:
+        """Hear whatever comes, until cancelled."""
+        line, turns = self._line, current_turns()
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._descriptor)
+                os.eventfd_read(self._descriptor)
+                self._is_signalled = False
+                turns.hold()
+                try:
+                    for _ in range(len(line)):  # what comes meanwhile signals again
+                        line.popleft()()
+                finally:
+                    turns.settle()
+        finally:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+_OF_LOOP: Final = trio.lowlevel.RunVar[ThreadAnswers]("thread_answers")
+
+
+def current_thread_answers() -> ThreadAnswers:
+    """Those of the event loop that the caller runs in."""
+    try:
+        return _OF_LOOP.get()
+    except LookupError:
+        answers = ThreadAnswers()
+        trio.lowlevel.spawn_system_task(answers.run)
+        _OF_LOOP.set(answers)
+        return answers
