@@ -148,6 +148,22 @@ MORE_ERRORS: Final[dict[str, tuple[str, ...]]] = {
     "Keyword 'parameters' for nested schema also given as input tensor name": (
         "test_rare_errors::test_a_generation_cannot_tell_parameters_from_an_input_of_that_name",
     ),
+    "The region named 'R' is registered as system shared memory, not CUDA shared memory": (
+        "test_rare_errors::test_e41_a_region_of_the_other_kind_is_named",
+        "actors/test_cuda_regions::test_a_handle_is_opened_listed_and_closed",
+    ),
+    "failed to register CUDA shared memory region: 'R', GPUs not supported": (
+        f"{CONTROL}[no GPU]",
+        "clients/check_control::cuda_regions_without_a_device",
+    ),
+    "failed to register shared memory region: invalid args": (
+        "actors/test_cuda_regions::test_what_cannot_be_opened_is_refused",
+        "actors/test_cuda_regions::test_clients_share_device_memory_over_both_protocols",
+    ),
+    "'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t": (
+        "actors/test_http_control::test_mistakes_in_registering",
+        "protocol/test_v2_json_control::test_bad_regions",
+    ),
     "request size of C bytes with input 'I' …": (
         "test_http_errors::test_generate_takes_no_more_than_its_limit",
     ),
@@ -165,14 +181,8 @@ NEVER_SAID: Final[dict[str, str]] = {
         "over a socket: the models begin to stop only after the last connection has closed; "
         "until then whoever has one open is served (in memory it is said, and tested)"
     ),
-    "E41: The region named 'R' is registered as CUDA shared memory": (
-        "no region is ever of that kind: Troupe refuses to register device memory"
-    ),
     "Failed to unregister the following system shared memory regions": (
-        "a region is forgotten by dropping its last view, which cannot fail"
-    ),
-    "raw_handle must be a valid base64 encoded cudaIpcMemHandle_t": (
-        "Troupe refuses device memory before it looks at a handle, as Triton does without GPUs"
+        "a region is forgotten whatever becomes of its mapping: what a device says is for the log"
     ),
     "case 47 by way of Vertex AI and SageMaker": "Troupe has neither frontend, and says so",
 }

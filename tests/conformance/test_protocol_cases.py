@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.client_traps import TRAPS
 from tests.conformance.protocol_cases import CASES, ERRORS, MORE_ERRORS, NEVER_SAID
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 TESTS = Path(__file__).parents[1]
 # Files whose tests bear the numbers of these cases, and not those of another list.
 NUMBERED = (
@@ -22,7 +23,7 @@ NUMBERED = (
     "test_running",
     "test_security",
 )
-NAME = re.compile(r"(?P<file>[\w/]+)::(?P<function>\w+)(\[(?P<row>E\d+)\])?")
+NAME = re.compile(r"(?P<file>[\w/]+)::(?P<function>\w+)(\[(?P<row>[\w ]+)\])?")
 
 
 def file_of(name: str) -> Path:
@@ -34,7 +35,7 @@ def file_of(name: str) -> Path:
 @functools.cache
 def functions(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text())
-    return frozenset(each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef))
+    return frozenset(each.name for each in ast.walk(tree) if isinstance(each, _FUNCTIONS))
 
 
 def is_there(test: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from tests.conformance.http_rest import (
     tensor,
     wait_for,
 )
+
+pytest_plugins = ("tests.conformance.http_fixtures",)
 
 WILD: Final = ("TYPE_FP32", "[ -1 ]", "TYPE_FP32", "[ -1 ]", "")
 # Two inputs that a request must have, and one that it may have.
@@ -51,6 +54,7 @@ class TritonPythonModel:
 FLAGS: Final = (
     "--model-control-mode=explicit",
     "--load-model=*",
+    "--allow-client-shm=true",
     "--http-header-forward-pattern=timeout",
     "--grpc-header-forward-pattern=timeout",
 )
@@ -103,6 +107,20 @@ def test_e20_how_many_inputs_a_model_with_optional_ones_takes(client: Any) -> No
         "'optional'. Got input(s) ['INPUT0'], but missing required input(s) ['INPUT1']. Please "
         "provide all required input(s)."
     )
+
+
+def test_e41_a_region_of_the_other_kind_is_named(client: Any, memory: SharedMemory) -> None:
+    client.register_system_shared_memory("r", memory.name, 64)
+    code, text = refusal(lambda: client.get_cuda_shared_memory_status("r"))
+    assert code in ("404", "NOT_FOUND")
+    assert text == (
+        "The region named 'r' is registered as system shared memory, not CUDA shared memory"
+    )
+    client.unregister_cuda_shared_memory("r")  # of the other kind, so it stays
+    client.unregister_system_shared_memory("r")
+    code, text = refusal(lambda: client.get_system_shared_memory_status("r"))
+    assert code in ("404", "NOT_FOUND")
+    assert text == "Unable to find system shared memory region: 'r'"
 
 
 def test_e48_a_header_of_a_reserved_name_is_not_forwarded(client: Any) -> None:
