@@ -20,6 +20,7 @@ SONAMES: Final = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 IPC_HANDLE_BYTES: Final = 64  # CUDA_IPC_HANDLE_SIZE
 
 _OUT_OF_MEMORY: Final = 2  # cudaErrorMemoryAllocation
+_TOO_OLD: Final = 35  # cudaErrorInsufficientDriver, also without any driver
 NOT_READY: Final = 600  # cudaErrorNotReady: no failure
 # After these every further call of the process fails: uncorrectable ECC, a device taken away, an
 # illegal address, a launch that ran too long, an assertion, a broken stack, instruction, alignment,
@@ -34,14 +35,20 @@ class IpcHandle(ctypes.Structure):
 
 
 def load_runtime() -> Any:
-    """The CUDA runtime of this machine. Raises DeviceError if there is none."""
+    """The newest CUDA runtime that the driver can serve. Raises DeviceError if there is none."""
+    found = False
     for name in _candidates():
         try:
             library = ctypes.CDLL(name)
         except OSError:
             continue
+        found = True
+        if library.cudaGetDeviceCount(ctypes.byref(ctypes.c_int())) == _TOO_OLD:
+            continue
         library.cudaGetErrorString.restype = ctypes.c_char_p
         return library
+    if found:
+        raise DeviceError("there is no CUDA driver, or one too old for the CUDA runtime library")
     raise DeviceError(f"no CUDA runtime library ({', '.join(SONAMES)}) was found")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -253,3 +254,29 @@ def test_a_machine_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         load_runtime()
     with pytest.raises(DeviceError, match=r"no CUDA driver library was found: libcuda\.so\.1"):
         load_driver()
+
+
+def test_the_newest_runtime_that_the_driver_can_serve_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    statuses = {"libcudart.so.13": 35, "libcudart.so.12": 0}
+    tried: list[str] = []
+
+    class Library:
+        cudaGetErrorString = SimpleNamespace(restype=None)  # noqa: N815
+
+        def __init__(self, name: str) -> None:
+            tried.append(name)
+            if name not in statuses:
+                raise OSError(name)
+            self.name = name
+
+        def cudaGetDeviceCount(self, count: object) -> int:  # noqa: N802
+            return statuses[self.name]
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    assert load_runtime().name == "libcudart.so.12"
+    assert tried == ["libcudart.so.13", "libcudart.so.12"]
+    statuses["libcudart.so.12"] = 35
+    with pytest.raises(DeviceError, match="no CUDA driver, or one too old"):
+        load_runtime()
