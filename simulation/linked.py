@@ -139,7 +139,7 @@ class LinkedWorld(World):
             self.pipe,
             index=index,
             first_number=FIRST_NUMBER,
-            follow=lambda _: None,
+            follow=lambda _: True,
             obey=lambda _: None,
         )
         nursery.start_soon(self.link.run)

@@ -19,7 +19,7 @@ import trio
 
 from actors.frontends.pipe import SocketPipe
 from actors.frontends.records import Rest
-from actors.frontends.remote import Remote, catch_up_regularly
+from actors.frontends.remote import Remote
 from actors.grpc_frontend import GrpcFrontend
 from actors.http_frontend import HttpFrontend
 from actors.key_file import KeyFile
@@ -30,7 +30,7 @@ from actors.wiring import wire_grpc, wire_http
 from troupe.heap import settle_heap
 from troupe.logs import configure, reopen
 
-# How often the core hears how many connections there are, and regions in use are looked at again.
+# How often the core hears how many connections there are.
 TALLY_SECONDS: Final = 1.0
 
 
@@ -55,7 +55,6 @@ class Frontend:
                 settle_heap()
                 self._remote.uplink.say({"started": True})
                 life.start_soon(self._tally)
-                life.start_soon(catch_up_regularly, self._remote, TALLY_SECONDS)
             life.cancel_scope.cancel()
 
     async def _run_uplink(self, life: trio.CancelScope) -> None:

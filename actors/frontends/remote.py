@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 import trio
 
@@ -29,6 +29,9 @@ from protocol.v2_json_shared_memory import SystemRegion
 
 log = logging.getLogger(__name__)
 
+# Between two looks at a region that requests still use; who gives its name to other memory waits.
+RETRY_SECONDS: Final = 0.02
+
 
 class Remote:
     """See the module's docstring; a `Backstage` of `actors/wiring.py`."""
@@ -48,6 +51,7 @@ class Remote:
         self.calls = Calls(index=index, tracing=tracing, first_number=first_number)
         self.regions = SharedMemory(allowed=options.allow_client_shm)
         self._wanted: dict[str, SystemRegion] = {}
+        self._is_behind = trio.Event()  # set while a region is in use that is registered no longer
         self.uplink = Uplink(
             pipe,
             index=index,
@@ -60,7 +64,10 @@ class Remote:
     async def run(self) -> None:
         """Serve until the core has gone."""
         try:
-            await self.uplink.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._catch_up_later)
+                await self.uplink.run()
+                nursery.cancel_scope.cancel()
         finally:
             self._traces.close()
 
@@ -76,28 +83,34 @@ class Remote:
 
     # --- regions ---------------------------------------------------------------------------------
 
-    def _follow(self, state: Rest) -> None:
+    def _follow(self, state: Rest) -> bool:
         rows = cast("Sequence[tuple[str, str, int, int]]", state["regions"])
         self._wanted = {row[0]: SystemRegion(*row) for row in rows}
-        self.catch_up()
+        if self._catch_up():
+            return True
+        self._is_behind.set()
+        return False
 
-    def catch_up(self) -> None:
-        """Map what is registered, and unmap what is not; what is in use can be followed later."""
+    def _catch_up(self) -> bool:
+        """Map what is registered, and unmap what is not; whether nothing that is in use is left."""
         have = {region.name: region for region in self.regions.system_status("")}
         for name, region in have.items():
             if self._wanted.get(name) != region:
                 self.regions.unregister_system(name)
-        mapped = {region.name for region in self.regions.system_status("")}
+        kept = {region.name: region for region in self.regions.system_status("")}
         for name, region in self._wanted.items():
-            if name not in mapped:
+            if name not in kept:
                 try:
                     self.regions.register_system(region)
-                except ServerError as error:
+                except ServerError as error:  # its owner has taken it away since
                     log.error("shared memory region '%s': %s", name, error.message)
+        return all(self._wanted.get(name) == region for name, region in kept.items())
 
-
-async def catch_up_regularly(remote: Remote, seconds: float) -> None:
-    """Follow what could not be followed at once, until cancelled."""
-    while True:
-        await trio.sleep(seconds)
-        remote.catch_up()
+    async def _catch_up_later(self) -> None:
+        """Follow what could not be followed at once, because requests used it; until cancelled."""
+        while True:
+            await self._is_behind.wait()
+            while not self._catch_up():  # noqa: ASYNC110  # leases tell nobody of their end
+                await trio.sleep(RETRY_SECONDS)
+            self._is_behind = trio.Event()
+            self.uplink.synced()

@@ -96,12 +96,13 @@ class Uplink:
         *,
         index: Watch[ModelIndex],
         first_number: int,
-        follow: Callable[[Rest], None],
+        follow: Callable[[Rest], bool],
         obey: Callable[[Rest], None],
     ) -> None:
         """`index` is where the core's index appears; `first_number` is the first forwarded call's.
 
-        `follow` hears what else the core's snapshots say, `obey` takes its orders.
+        `follow` hears what else the core's snapshots say, and says whether it holds now; if not,
+        `synced` is to be called once it does. `obey` takes the core's orders.
         """
         self._mailbox = Mailbox()
         self._end = LinkEnd(pipe, wake=self._mailbox.ring)
@@ -116,6 +117,7 @@ class Uplink:
         self._starved: dict[int, None] = {}  # decoupled calls whose caller is to make room
         self._asks: dict[int, _Ask] = {}  # one per control call under way
         self._numbers = itertools.count(first_number)
+        self._generation = 0  # of the last snapshot
         self.has_index = trio.Event()
 
     async def run(self) -> None:
@@ -326,7 +328,7 @@ class Uplink:
     def _on_snapshot(self, message: Rest) -> None:
         snapshot = cast("Mapping[str, object]", message["snapshot"])
         index, gone = self._replica.apply(snapshot)
-        self._follow(message)
+        holds = self._follow(message)
         self._index.value = index
         for handle in gone:
             bell = self._bells.pop(handle)
@@ -334,7 +336,13 @@ class Uplink:
             self._rung.pop(bell, None)
             bell.close()
         self.has_index.set()
-        self.say({"synced": message["generation"]})
+        self._generation = cast("int", message["generation"])
+        if holds:
+            self.synced()
+
+    def synced(self) -> None:
+        """What the last snapshot said holds here."""
+        self.say({"synced": self._generation})
 
     def _abandon(self) -> None:
         """The core has gone: nobody answers any more."""
