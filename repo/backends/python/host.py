@@ -85,8 +85,12 @@ class Host:
         """Called once, with the first thing that the server says."""
         self.instance_name = load.instance_name
         self.decoupled = bool(load.decoupled)
-        outputs = json.loads(load.config_json).get("output", ())
-        self.outputs = tuple(output["name"] for output in outputs)
+        config = json.loads(load.config_json)
+        states = config.get("sequence_batching", {}).get("state", ())
+        self.outputs = (
+            *(output["name"] for output in config.get("output", ())),
+            *(state["output_name"] for state in states),  # the server's, whoever asked for what
+        )
         self.bls_limit = threading.BoundedSemaphore(load.bls_limit)
         self._arena.first_bytes = load.first_segment_bytes
         self._arena.growth_bytes = load.segment_growth_bytes
