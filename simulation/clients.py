@@ -200,7 +200,8 @@ class Client:
         if call is None:
             return
         self._world.trace.add("cancel", asked.name)
-        asked.cancelled_at = trio.current_time()
+        # The first time counts: a stalled client may not have read that it worked.
+        asked.cancelled_at = min(asked.cancelled_at, trio.current_time())
         if call.at_door is not None:
             call.at_door.cancel()
         cancel(call.ticketed.serving, asked.number)

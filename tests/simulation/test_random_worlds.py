@@ -69,6 +69,17 @@ def test_a_run_is_the_same_in_another_process_with_other_hashes() -> None:
     assert digests == {judge(23).digest}
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(6886, id="unloaded while it was loaded again"),
+        pytest.param(9613, id="cancelled, and its client gone before it heard"),
+    ],
+)
+def test_seeds_that_once_broke_a_promise(seed: int) -> None:
+    assert not judge(seed).problem
+
+
 def test_a_broken_promise_names_its_seed_and_how_to_see_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
