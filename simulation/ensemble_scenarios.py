@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-import trio
 
 from actors.options import ServerOptions
 from protocol.inference import InferRequest, InferResponse, Tensor
@@ -20,8 +19,8 @@ from simulation.ensemble_drawing import (
     EnsembleWorldPlan,
 )
 from simulation.ledger import Asked
+from simulation.play import Play
 from simulation.reference_dataflow import computed, expected_responses
-from simulation.striking import strike, until
 from simulation.world import SimulatedModel, World
 
 MODEL: Final = "e"
@@ -66,52 +65,26 @@ def _member(drawn: EnsemblePlan, index: int) -> SimulatedModel:
     )
 
 
-class EnsemblePlay:
+class EnsemblePlay(Play[EnsembleRequestPlan]):
     """One run of a plan."""
 
     def __init__(self, plan: EnsembleWorldPlan) -> None:
-        self._plan = plan
-        self._clients: list[Client] = []
+        super().__init__(plan.clients, plan.requests, plan.faults)
+        self._ensemble = plan.ensemble
 
-    async def __call__(self, world: World) -> None:
-        """The scenario: the crowd, the faults, and the last round."""
-        plan = self._plan
-        self._clients = [world.client(f"c{number}") for number in range(plan.clients)]
-        async with trio.open_nursery() as nursery:
-            for number, client in enumerate(self._clients):
-                mine = [request for request in plan.requests if request.client == number]
-                if mine:
-                    nursery.start_soon(self._drive, client, mine)
-            for fault in plan.faults:
-                nursery.start_soon(strike, world, self._clients, fault)
-        await world.all_answered()
-        last = world.client("last")
+    def ask_last(self, client: Client) -> None:
         for number in range(2):
-            self._ask(
-                last,
+            self.ask(
+                client,
                 EnsembleRequestPlan(0, 0, f"z{number}", (number, 1), (), float("inf"), -1),
             )
-        await world.all_answered()
-        for client in [*self._clients, last]:
-            for name, responses in client.responses.items():
-                world.ledger.asked[name].heard = [_numbers(one) for one in responses]
 
-    async def _drive(self, client: Client, requests: Sequence[EnsembleRequestPlan]) -> None:
-        """One client: what it asks and what it gives up, in the order of their instants."""
-        steps = [(request.at, False, request) for request in requests]
-        steps += [(one.cancel_at, True, one) for one in requests if one.cancel_at >= 0]
-        asked: dict[str, Asked] = {}
-        for at, is_cancellation, request in sorted(steps, key=lambda step: step[:2]):
-            await until(at)
-            if client.has_vanished:
-                return
-            if is_cancellation:
-                client.cancel(asked[request.name])
-            else:
-                asked[request.name] = self._ask(client, request)
+    def take_note(self, world: World, client: Client) -> None:
+        for name, responses in client.responses.items():
+            world.ledger.asked[name].heard = [_numbers(one) for one in responses]
 
-    def _ask(self, client: Client, request: EnsembleRequestPlan) -> Asked:
-        drawn = self._plan.ensemble
+    def ask(self, client: Client, request: EnsembleRequestPlan) -> Asked:
+        drawn = self._ensemble
         given: Mapping[str, int] = dict(zip(INPUTS, request.given, strict=True))
         read = {source for step in drawn.steps for source in step.input_map.values()}
         asked = client.asked(MODEL, request.name, deadline_at=request.deadline_at)

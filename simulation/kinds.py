@@ -13,7 +13,7 @@ from typing import Final, Literal
 from simulation.drawing import FaultPlan, draw_plan
 from simulation.ensemble_drawing import draw_ensembles
 from simulation.ensemble_scenarios import EnsemblePlay, ensemble_world
-from simulation.scenarios import Play, world_of
+from simulation.scenarios import CrowdPlay, world_of
 from simulation.sequence_drawing import draw_sequences
 from simulation.sequence_scenarios import SequencePlay, sequence_world
 from simulation.world import Scenario, World
@@ -59,7 +59,7 @@ def draw_world(seed: int) -> RandomWorld:
         )
     plan = draw_plan(random)
     configs = {model.name: model.config for model in plan.models}
-    return RandomWorld(kind, world_of(plan), Play(plan), configs, plan.faults)
+    return RandomWorld(kind, world_of(plan), CrowdPlay(plan), configs, plan.faults)
 
 
 def kind_of(seed: int) -> Kind:

@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
-import trio
-
 from actors.options import ServerOptions
 from protocol.inference import InferResponse
 from protocol.status import invalid_arg
@@ -20,7 +18,7 @@ from simulation.clients import Client
 from simulation.drawing import TICK_SECONDS, TICK_US, ModelPlan, Plan, RequestPlan
 from simulation.executor import Responses, echo
 from simulation.ledger import Asked
-from simulation.striking import strike, until
+from simulation.play import Play
 from simulation.world import SimulatedModel, World
 
 _OWN_GOAL: Final = "simulated failure"
@@ -73,54 +71,27 @@ def _simulated(plan: ModelPlan) -> SimulatedModel:
     )
 
 
-class Play:
+class CrowdPlay(Play[RequestPlan]):
     """One run of a plan."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._clients: list[Client] = []
+        super().__init__(plan.clients, plan.requests, plan.faults)
+        self._models = plan.models
 
-    async def __call__(self, world: World) -> None:
-        """The scenario: the crowd, the faults, and the last round."""
-        plan = self._plan
-        self._clients = [world.client(f"c{number}") for number in range(plan.clients)]
-        async with trio.open_nursery() as nursery:
-            for number, client in enumerate(self._clients):
-                mine = [request for request in plan.requests if request.client == number]
-                if mine:
-                    nursery.start_soon(self._drive, client, mine)
-            for fault in plan.faults:
-                nursery.start_soon(strike, world, self._clients, fault)
-        await world.all_answered()
-        await self._last_round(world)
+    def ask(self, client: Client, request: RequestPlan) -> Asked:
+        return client.ask(
+            request.model,
+            request.name,
+            batch=request.batch,
+            dims=(request.width,),
+            content=request.content,
+            priority=request.priority,
+            timeout_us=request.timeout_ticks * TICK_US,
+            deadline_at=request.deadline_at,
+        )
 
-    async def _drive(self, client: Client, requests: Sequence[RequestPlan]) -> None:
-        """One client: what it asks and what it gives up, in the order of their instants."""
-        steps = [(request.at, False, request) for request in requests]
-        steps += [(one.cancel_at, True, one) for one in requests if one.cancel_at >= 0]
-        asked: dict[str, Asked] = {}
-        for at, is_cancellation, request in sorted(steps, key=lambda step: step[:2]):
-            await until(at)
-            if client.has_vanished:
-                return
-            if is_cancellation:
-                client.cancel(asked[request.name])
-                continue
-            asked[request.name] = client.ask(
-                request.model,
-                request.name,
-                batch=request.batch,
-                dims=(request.width,),
-                content=request.content,
-                priority=request.priority,
-                timeout_us=request.timeout_ticks * TICK_US,
-                deadline_at=request.deadline_at,
-            )
-
-    async def _last_round(self, world: World) -> None:
-        client = world.client("last")
-        for model in self._plan.models:
+    def ask_last(self, client: Client) -> None:
+        for model in self._models:
             for number in range(len(model.instances)):
                 name = f"z{1000 + 100 * int(model.name[1:]) + number}"
                 client.ask(model.name, name, batch=min(1, model.max_batch))
-        await world.all_answered()

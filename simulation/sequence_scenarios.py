@@ -5,7 +5,6 @@ At the end one more sequence is asked for each slot that there is: who lost a sl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,8 +16,8 @@ from repo.backends.base import ExecuteRequest, Outcome, Rescheduled
 from simulation.clients import Client
 from simulation.drawing import TICK_SECONDS, TICK_US
 from simulation.ledger import Asked
+from simulation.play import Play
 from simulation.sequence_drawing import SequencePlan, SequenceRequestPlan
-from simulation.striking import strike, until
 from simulation.world import SimulatedModel, World
 
 MODEL: Final = "q"
@@ -62,49 +61,27 @@ def _add(request: ExecuteRequest, turns: int) -> Outcome:
     return InferResponse(asked.model_name, "1", asked.id, outputs)
 
 
-class SequencePlay:
+class SequencePlay(Play[SequenceRequestPlan]):
     """One run of a plan."""
 
     def __init__(self, plan: SequencePlan) -> None:
+        super().__init__(plan.clients, plan.requests, plan.faults)
         self._plan = plan
-        self._clients: list[Client] = []
 
-    async def __call__(self, world: World) -> None:
-        """The scenario: the sequences, the faults, and the last round."""
-        plan = self._plan
-        self._clients = [world.client(f"c{number}") for number in range(plan.clients)]
-        async with trio.open_nursery() as nursery:
-            for number, client in enumerate(self._clients):
-                mine = [request for request in plan.requests if request.client == number]
-                if mine:
-                    nursery.start_soon(self._drive, client, mine)
-            for fault in plan.faults:
-                nursery.start_soon(strike, world, self._clients, fault)
-        await world.all_answered()
-        last = world.client("last")
-        for number in range(plan.model.slots * len(plan.model.instances)):
-            _ask(last, plan, _single(f"z{number}", sequence=1000 + number))
-        await world.all_answered()
-        for client in [*self._clients, last]:
-            for name, responses in client.responses.items():
-                tensors = responses[0].outputs
-                world.ledger.asked[name].heard = [
-                    {tensor.name: int(tensor.array.item()) for tensor in tensors}
-                ]
+    def ask(self, client: Client, request: SequenceRequestPlan) -> Asked:
+        return _ask(client, self._plan, request)
 
-    async def _drive(self, client: Client, requests: Sequence[SequenceRequestPlan]) -> None:
-        """One client: what it asks and what it gives up, in the order of their instants."""
-        steps = [(request.at, False, request) for request in requests]
-        steps += [(one.cancel_at, True, one) for one in requests if one.cancel_at >= 0]
-        asked: dict[str, Asked] = {}
-        for at, is_cancellation, request in sorted(steps, key=lambda step: step[:2]):
-            await until(at)
-            if client.has_vanished:
-                return
-            if is_cancellation:
-                client.cancel(asked[request.name])
-            else:
-                asked[request.name] = _ask(client, self._plan, request)
+    def ask_last(self, client: Client) -> None:
+        model = self._plan.model
+        for number in range(model.slots * len(model.instances)):
+            self.ask(client, _single(f"z{number}", sequence=1000 + number))
+
+    def take_note(self, world: World, client: Client) -> None:
+        for name, responses in client.responses.items():
+            tensors = responses[0].outputs
+            world.ledger.asked[name].heard = [
+                {tensor.name: int(tensor.array.item()) for tensor in tensors}
+            ]
 
 
 def _single(name: str, *, sequence: int) -> SequenceRequestPlan:

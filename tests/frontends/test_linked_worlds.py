@@ -6,7 +6,7 @@ import pytest
 
 from simulation.drawing import draw_plan
 from simulation.linked import LinkedWorld
-from simulation.scenarios import Play, world_of
+from simulation.scenarios import CrowdPlay, world_of
 from simulation.seeding import seeded_scheduler
 
 CHUNK = 25
@@ -18,5 +18,5 @@ def test_every_promise_is_kept(first: int) -> None:
         with seeded_scheduler(seed) as random:
             plan = draw_plan(random)
         world = world_of(plan, kind=LinkedWorld)
-        world.run(Play(plan), seed=seed)
+        world.run(CrowdPlay(plan), seed=seed)
         assert world.ledger.asked

@@ -13,7 +13,7 @@ import pytest
 from simulation.drawing import TICK_SECONDS, TICK_US, draw_plan
 from simulation.kinds import draw_world, kind_of
 from simulation.report import judge, summary
-from simulation.scenarios import Play, world_of
+from simulation.scenarios import CrowdPlay, world_of
 from simulation.seeding import seeded_scheduler
 from simulation.sweep import CHUNK, run_chunk, sweep
 from tests.simulation.trace_reading import times
@@ -37,7 +37,7 @@ def test_every_trace_is_complete(tmp_path: Path, seed: int) -> None:
         plan = draw_plan(random)
     file = tmp_path / "trace.json"
     world = world_of(plan, trace_config=(f"triton,file={file}", "level=TIMESTAMPS", "rate=1"))
-    world.run(Play(plan), seed=seed)
+    world.run(CrowdPlay(plan), seed=seed)
 
     assert world.core.calls.tracing.under_way == 0
     accepted = [asked for asked in world.ledger.asked.values() if asked.number]
