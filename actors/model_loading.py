@@ -131,12 +131,11 @@ class ModelLoading:
         self, names: Collection[str], described: _Described, *, by_model: bool
     ) -> Answers:
         chosen: _Chosen = {}
-        for name in self._needed(names):
+        for name in sorted(self._needed(names)):  # a set has another order in every process
             found = described[name]
             if not isinstance(found, _Current):
                 chosen[name] = found
-        for name in self._needed(names):
-            if not isinstance(described[name], ServerError):
+            if not isinstance(found, ServerError):
                 self._tracked[name] = self._tracked.get(name, False) or name in names
         answers = await self._load_in_order(chosen, by_model=by_model)
         return {name: answers.get(name) for name in names}
