@@ -14,20 +14,20 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from actors.packet_tensors import tensor_reader
 from protocol.inference import InferRequest, Tensor
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome
 from repo.backends.python import wire
 from repo.backends.python.arena import Arena, SegmentMap, Span
 from repo.backends.python.extras import pack_error, pack_request_extras, pack_trace
-from repo.backends.python.layout import Buffer, Layout, Slot, WireError
+from repo.backends.python.layout import WireError
 from repo.backends.python.progress import Progress, make_progress
 from repo.backends.python.records import (
     FAILED,
     LATE,
     MESSAGE_LIMIT,
     RELEASE,
-    BatchReader,
     BatchWriter,
     Record,
     Records,
@@ -68,20 +68,6 @@ class WorkerGoneError(Exception):
     """The worker has closed its end, or is dead."""
 
 
-def _tensor(slot: Slot, buffer: Buffer, start: int, size: int) -> Tensor:
-    raw = buffer[start : start + size]
-    assert not isinstance(raw, bytearray), "packets are bytes, spans are views"
-    return Tensor(slot.name, slot.datatype, slot.shape, raw=raw)
-
-
-def _tensors(layout: Layout, message: Buffer, at: int) -> list[Tensor]:
-    assert isinstance(message, bytes), "packets are bytes"
-    return [
-        Tensor(name, datatype, shape, raw=message[at + offset : at + offset + size])
-        for name, datatype, shape, size, offset, _ in layout.slots
-    ]
-
-
 class Link:
     """See the module's docstring. `close` it once."""
 
@@ -95,7 +81,7 @@ class Link:
         released = self._segments.released
         self._work_writer = BatchWriter(self._arena, released)
         self._control_writer = BatchWriter(self._arena, released)
-        self._reader = BatchReader(_tensor, _tensors, self._segments, self._arena.release)
+        self._reader = tensor_reader(self._segments, self._arena.release)
         self._buffer = bytearray(PACKET_BYTES)
         self._view = memoryview(self._buffer)
         # Bounded by what the worker has under way: at most one cancellation and two credits per

@@ -16,16 +16,16 @@ from typing import Final
 import trio
 
 from actors.frontends.pipe import Pipe
+from actors.packet_tensors import tensor_reader
 from actors.turns import current_turns
 from protocol.inference import Tensor
 from repo.backends.python import wire
 from repo.backends.python.arena import Arena, ArenaFullError, SegmentMap, Span
-from repo.backends.python.layout import SHARED_THRESHOLD, Buffer, Key, Layout, Raw, Slot, WireError
+from repo.backends.python.layout import SHARED_THRESHOLD, Key, Raw, WireError
 from repo.backends.python.records import (
     LATE,
     MESSAGE_LIMIT,
     RESCHEDULED,
-    BatchReader,
     BatchWriter,
     Record,
 )
@@ -62,7 +62,7 @@ class LinkEnd:
         self._arena = Arena(first_bytes=SEGMENT_BYTES, growth_bytes=SEGMENT_BYTES)
         self._segments = SegmentMap(writable=False, missing=_missing)
         self._writer = BatchWriter(self._arena, self._segments.released)
-        self._reader = BatchReader(_tensor, _tensors, self._segments, self._arena.release)
+        self._reader = tensor_reader(self._segments, self._arena.release)
         self._records: list[Record] = []  # said in this turn; bounded by what is under way
         self._bytes = 0
         # Packets that the pipe had no room for; no more are made while there is one.
@@ -221,20 +221,6 @@ class LinkEnd:
 
 def _missing(number: int) -> None:
     raise WireError(f"segment {number} has not come")
-
-
-def _tensor(slot: Slot, buffer: Buffer, start: int, size: int) -> Tensor:
-    raw = buffer[start : start + size]
-    assert not isinstance(raw, bytearray), "packets are bytes, spans are views"
-    return Tensor(slot.name, slot.datatype, slot.shape, raw=raw)
-
-
-def _tensors(layout: Layout, message: Buffer, at: int) -> list[Tensor]:
-    assert isinstance(message, bytes), "packets are bytes"
-    return [
-        Tensor(name, datatype, shape, raw=message[at + offset : at + offset + size])
-        for name, datatype, shape, size, offset, _ in layout.slots
-    ]
 
 
 def layout_of(
