@@ -89,7 +89,8 @@ def from_proto(message: messages.ModelConfig) -> ModelConfig:
     Raises ValueError for an enum value without a name: protobuf keeps such numbers.
     """
     _refuse_unnamed_enums(message)
-    config: ModelConfig = ModelConfig().parse(message.SerializeToString())
+    # protobuf has its maps in another order in every process; who follows one must not.
+    config: ModelConfig = ModelConfig().parse(message.SerializeToString(deterministic=True))
     return config
 
 

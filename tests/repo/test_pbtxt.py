@@ -154,6 +154,13 @@ def test_the_forms_that_are_used_in_the_wild_are_read() -> None:
     assert scheduling_choice(config) == "dynamic_batching"
 
 
+def test_maps_have_the_order_of_their_keys() -> None:
+    names = [f"key{number}" for number in (5, 3, 9, 1, 7, 2, 8, 4, 6, 0)]
+    text = "".join(f'parameters {{ key: "{n}" value {{ string_value: "" }} }} ' for n in names)
+
+    assert list(parse_config(text, "config.pbtxt").parameters) == sorted(names)
+
+
 def test_an_empty_message_is_present_and_stays_so_in_a_copy() -> None:
     config = copy_config(parse_config("input { reshape { } } dynamic_batching { }", "x"))
 
