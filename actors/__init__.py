@@ -1,0 +1,1 @@
+"""Concurrency: the actors, their messages and their wiring. Start at `wiring.py`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from actors.channels import Door
-from actors.counters import VersionCounters
+from actors.metrics.counters import VersionCounters
 from actors.policy.tracing import Close, Collection
 from protocol.inference import InferRequest, InferResponse
 from protocol.status import ServerError
@@ -23,7 +23,7 @@ from repo.backends.base import Timings
 from repo.instance_groups import InstanceSpec
 
 if TYPE_CHECKING:
-    from actors.instance import Instance  # which itself needs the messages above
+    from actors.street.instance import Instance  # which itself needs the messages above
 
 # --- to a frontend -------------------------------------------------------------------------------
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from actors.bls import InstanceServices, LendingModels, Loan
-from actors.calls import Calls
 from actors.channels import Door, Mailbox
-from actors.crew import Crew, Recruit
-from actors.ensemble import Ensemble
-from actors.executor import Executor
-from actors.grants import DirectGrants, LimitedGrants
-from actors.instance import GrantsOut, Instance
+from actors.companions.rate_limiter import LimiterSeat
+from actors.companions.resequencer import OrderedReplies, OrderingSeat
+from actors.companions.response_cache import ResponseCacheActor
+from actors.ensembles.ensemble import Ensemble
+from actors.lifecycle.crew import Crew, Recruit
+from actors.lifecycle.model_index import ServingVersion
+from actors.lifecycle.model_version import VersionActors
 from actors.mailboxes import MailboxRegister
 from actors.messages import (
     Control,
@@ -32,18 +32,18 @@ from actors.messages import (
     Submit,
     VersionKey,
 )
-from actors.model_index import ServingVersion
-from actors.model_version import VersionActors
+from actors.metrics.slow_requests import SlowRequests, SlowTeller
 from actors.policy.actions import SchedulingPolicy
 from actors.policy.batching import DefaultScheduler, DynamicBatcher
 from actors.policy.lead import LEAST, Lead
-from actors.rate_limiter import LimiterSeat
-from actors.resequencer import OrderedReplies, OrderingSeat
-from actors.response_cache import ResponseCacheActor
-from actors.scheduler import Scheduler
-from actors.sequence_batcher import SequenceBatcher
-from actors.slow_requests import SlowRequests, SlowTeller
-from actors.strategy import ModelStrategy
+from actors.processes.lending import InstanceServices, LendingModels, Loan
+from actors.sequences.batcher import SequenceBatcher
+from actors.street.calls import Calls
+from actors.street.executor import Executor
+from actors.street.grants import DirectGrants, LimitedGrants
+from actors.street.instance import GrantsOut, Instance
+from actors.street.scheduler import Scheduler
+from actors.street.strategy import ModelStrategy
 from repo.backends.base import InstanceContext
 from repo.batch_strategy import load_strategy
 from repo.host_policy import HostPolicies

@@ -15,40 +15,40 @@ from typing import Final, Protocol
 
 import trio
 
-from actors.bls import InstanceServices
-from actors.calls import Calls
 from actors.channels import Door, Watch
-from actors.control_plane import ControlPlane
-from actors.ensemble_wiring import wire_ensemble
-from actors.grpc_frontend import GrpcFrontend
-from actors.grpc_services import CATEGORIES, services
-from actors.grpc_terms import RESPONSE_WINDOW, GrpcSettings
-from actors.http_control import HttpControl
-from actors.http_frontend import HttpFrontend
-from actors.http_operations import ControlRunner, HttpOperations, kv_cache_report
-from actors.load_gate import AvailableMemory
-from actors.log_settings import FollowLogSettings, LogControl, LogSettings
+from actors.companions.rate_limiter import RateLimiterActor
+from actors.companions.response_cache import ResponseCacheActor
+from actors.control.control_plane import ControlPlane
+from actors.control.shared_memory import SharedMemory
+from actors.ensembles.wiring import wire_ensemble
+from actors.grpc.frontend import GrpcFrontend
+from actors.grpc.services import CATEGORIES, services
+from actors.grpc.terms import RESPONSE_WINDOW, GrpcSettings
+from actors.http.control import HttpControl
+from actors.http.frontend import HttpFrontend
+from actors.http.operations import ControlRunner, HttpOperations, kv_cache_report
+from actors.lifecycle.load_gate import AvailableMemory
+from actors.lifecycle.model_index import ModelIndex
+from actors.lifecycle.model_repository import ModelRepository, ModelSource
+from actors.lifecycle.model_version import VersionActors
 from actors.mailboxes import MailboxRegister
 from actors.messages import Fact, LimiterMessage, RepositoryCommand
-from actors.metrics_settings import MetricsSettings
-from actors.model_index import ModelIndex
-from actors.model_repository import ModelRepository, ModelSource
-from actors.model_version import VersionActors
-from actors.options import ServerOptions
+from actors.metrics.slow_requests import SlowRequests
+from actors.metrics.statistics import Statistics, StatisticsReader, WallClock
 from actors.policy.caching import ResponseCache
 from actors.policy.limiting import RateLimiter, declared_resource
-from actors.process_bls import OtherModels
-from actors.process_metrics import CustomMetrics
-from actors.rate_limiter import RateLimiterActor
-from actors.response_cache import ResponseCacheActor
-from actors.sequence_wiring import wire_sequences
-from actors.shared_memory import SharedMemory
-from actors.slow_requests import SlowRequests
-from actors.statistics import Statistics, StatisticsReader, WallClock
-from actors.tls import Tls
-from actors.trace_ports import TracePorts
-from actors.trace_wiring import wire_tracing
-from actors.tracer import Tracer
+from actors.ports.tls import Tls
+from actors.processes.lending import InstanceServices
+from actors.processes.metrics import CustomMetrics
+from actors.processes.other_models import OtherModels
+from actors.sequences.wiring import wire_sequences
+from actors.settings.log_settings import FollowLogSettings, LogControl, LogSettings
+from actors.settings.metrics_settings import MetricsSettings
+from actors.settings.options import ServerOptions
+from actors.street.calls import Calls
+from actors.traces.ports import TracePorts
+from actors.traces.tracer import Tracer
+from actors.traces.wiring import wire_tracing
 from actors.version_wiring import MakeExecutor, VersionPorts, wire_version
 from protocol.api_keys import Guard, Keyring
 from protocol.grpc_compression import CompressionLevel

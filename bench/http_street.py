@@ -26,9 +26,9 @@ from dataclasses import dataclass
 
 import trio
 
-from actors.bls import InstanceServices
-from actors.executor import Executor, ThreadExecutor
-from actors.options import ServerOptions
+from actors.processes.lending import InstanceServices
+from actors.settings.options import ServerOptions
+from actors.street.executor import Executor, ThreadExecutor
 from actors.wiring import Ports, wire_core, wire_http
 from bench.http_load import request_bytes
 from bench.scheduling import Noop, WallClock, source

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import trio
 
-from actors.bls import InstanceServices
-from actors.executor import Done, Executor, PlainExecutor
-from actors.options import ServerOptions
+from actors.processes.lending import InstanceServices
+from actors.settings.options import ServerOptions
+from actors.street.executor import Done, Executor, PlainExecutor
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferResponse
 from repo.backends.base import ExecuteRequest, InstanceContext, Timings

@@ -22,8 +22,8 @@ from typing import Final
 import numpy as np
 import trio
 
-from actors.calls import Calls
-from actors.local_calls import infer
+from actors.street.calls import Calls
+from actors.street.local_calls import infer
 from bench.noop import serving
 from protocol.inference import InferRequest, SequenceFlag, Tensor
 

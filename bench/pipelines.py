@@ -18,7 +18,7 @@ import time
 import numpy as np
 import trio
 
-from actors.local_calls import infer
+from actors.street.local_calls import infer
 from bench.noop import serving
 from bench.pipeline_sequences import measure_sequences
 from bench.pipeline_wire import measure_streams, measure_street

@@ -21,10 +21,10 @@ from typing import Any, cast
 import numpy as np
 import trio
 
-from actors.executor import execute
-from actors.process_executor import ProcessExecutor
-from actors.process_ports import LogLevel
-from actors.process_zygote import Starter, Zygote
+from actors.processes.executor import ProcessExecutor
+from actors.processes.ports import LogLevel
+from actors.processes.zygote import Starter, Zygote
+from actors.street.executor import execute
 from protocol.inference import InferRequest, Tensor
 from repo.backends.base import ExecuteRequest, ResponseSender, Timings
 from repo.backends.python.environment import own_environment

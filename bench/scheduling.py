@@ -28,13 +28,13 @@ import numpy as np
 import trio
 import trio.testing
 
-from actors.bls import InstanceServices
-from actors.calls import Calls, cancel, submit_nowait
 from actors.channels import Door, Mailbox
-from actors.executor import Done, TaskExecutor
+from actors.lifecycle.model_index import ServingVersion
 from actors.messages import Reply
-from actors.model_index import ServingVersion
-from actors.options import ServerOptions
+from actors.processes.lending import InstanceServices
+from actors.settings.options import ServerOptions
+from actors.street.calls import Calls, cancel, submit_nowait
+from actors.street.executor import Done, TaskExecutor
 from actors.turns import Turns, current_turns
 from actors.wiring import Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor

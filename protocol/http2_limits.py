@@ -1,6 +1,6 @@
 """Every number that bounds an HTTP/2 connection, with its reason.
 
-Owns `Http2Limits`. It never reads flags: actors/options.py turns those into this.
+Owns `Http2Limits`. It never reads flags: actors/settings/options.py turns those into this.
 """
 
 from __future__ import annotations

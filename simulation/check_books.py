@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from actors.counters import VersionCounters
+from actors.metrics.counters import VersionCounters
 from protocol.status import StatusCode
 from simulation.ledger import Asked, Ledger, Life
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import trio
 
-from actors.calls import Ticketed, cancel, in_line, submit, submit_nowait
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
-from actors.tracing import WITHIN
+from actors.street.calls import Ticketed, cancel, in_line, submit, submit_nowait
+from actors.traces.tracing import WITHIN
 from protocol.inference import InferRequest, InferResponse, ParameterValue, Tensor
 from protocol.status import ServerError
 from simulation.ledger import Asked

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferRequest, InferResponse, Tensor
 from repo.backends.base import ExecuteRequest, Outcome
 from simulation.clients import Client

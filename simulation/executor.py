@@ -8,7 +8,7 @@ from typing import Protocol
 
 import trio
 
-from actors.executor import TaskExecutor
+from actors.street.executor import TaskExecutor
 from protocol.inference import InferResponse
 from protocol.status import ServerError, invalid_arg, unavailable
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings

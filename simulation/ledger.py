@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import trio
 
-from actors.counters import VersionCounters
+from actors.metrics.counters import VersionCounters
 from protocol.status import ServerError
 from repo.instance_groups import InstanceSpec
 from repo.model_config import BatchingSettings, QueuePolicySettings, SequenceSettings

@@ -13,17 +13,17 @@ from typing import Final
 
 import trio
 
-from actors.calls import Calls
 from actors.channels import Mailbox, Watch
 from actors.frontends.answers import Answers
 from actors.frontends.board import Board
 from actors.frontends.core_link import CoreLink
 from actors.frontends.pipe import PeerGone
 from actors.frontends.uplink import Uplink
-from actors.http_control import HttpControl
-from actors.model_index import ModelIndex
-from actors.trace_ports import TracePorts
-from actors.trace_wiring import wire_tracing
+from actors.http.control import HttpControl
+from actors.lifecycle.model_index import ModelIndex
+from actors.street.calls import Calls
+from actors.traces.ports import TracePorts
+from actors.traces.wiring import wire_tracing
 from repo.model_config import ModelConfig
 from simulation.ledger import Life
 from simulation.world import World

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferResponse
 from protocol.status import invalid_arg
 from repo.backends.base import ExecuteRequest, Outcome

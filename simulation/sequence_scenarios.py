@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import trio
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled
 from simulation.clients import Client

@@ -23,14 +23,14 @@ import trio
 import trio.testing
 
 from actors import version_wiring
-from actors.bls import InstanceServices
-from actors.calls import Calls
-from actors.executor import Executor
-from actors.local_calls import infer
-from actors.options import ServerOptions
 from actors.policy.lifecycle import what_an_update_keeps
 from actors.policy.limiting import declared_resource
-from actors.trace_ports import TracePorts
+from actors.processes.lending import InstanceServices
+from actors.settings.options import ServerOptions
+from actors.street.calls import Calls
+from actors.street.executor import Executor
+from actors.street.local_calls import infer
+from actors.traces.ports import TracePorts
 from actors.turns import open_turns
 from actors.wiring import Core, Ports, wire_core
 from protocol.inference import InferRequest, InferResponse, Tensor

@@ -20,12 +20,12 @@ import trio
 from actors.frontends.pipe import SocketPipe
 from actors.frontends.records import Rest
 from actors.frontends.remote import Remote
-from actors.grpc_frontend import GrpcFrontend
-from actors.http_frontend import HttpFrontend
-from actors.key_file import KeyFile
-from actors.options import ServerOptions
-from actors.port import listen
-from actors.tls import Tls
+from actors.grpc.frontend import GrpcFrontend
+from actors.http.frontend import HttpFrontend
+from actors.ports.key_file import KeyFile
+from actors.ports.port import listen
+from actors.ports.tls import Tls
+from actors.settings.options import ServerOptions
 from actors.wiring import wire_grpc, wire_http
 from troupe.heap import settle_heap
 from troupe.logs import configure, reopen

@@ -24,10 +24,10 @@ from actors.frontends.board import Board
 from actors.frontends.core_link import CoreLink
 from actors.frontends.pipe import SocketPipe
 from actors.frontends.records import Rest
-from actors.model_repository import StartupFailed
-from actors.options import ServerOptions
+from actors.lifecycle.model_repository import StartupFailed
 from actors.policy.restarting import Restarts
-from actors.port import reserve
+from actors.ports.port import reserve
+from actors.settings.options import ServerOptions
 from actors.wiring import Core
 from repo.backends.python.layout import WireError
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from actors.channels import Watch
-from actors.log_settings import LogSettings
-from actors.options import ServerOptions
+from actors.settings.log_settings import LogSettings
+from actors.settings.options import ServerOptions
 from protocol.status import invalid_arg
 
 log = logging.getLogger(__name__)

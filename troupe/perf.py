@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from actors.local_calls import open_call
-from actors.model_repository import StartupFailed
-from actors.options import ServerOptions
+from actors.lifecycle.model_repository import StartupFailed
+from actors.settings.options import ServerOptions
+from actors.street.local_calls import open_call
 from actors.wiring import Core
 from perf_analyzer.main import perf
 from perf_analyzer.model import SetupError

@@ -13,14 +13,14 @@ from typing import Final
 
 import trio
 
-from actors.bls import InstanceServices
-from actors.disk_source import DiskSource
-from actors.executor import Executor, ThreadExecutor
-from actors.limited_executor import LimitedExecutor
-from actors.options import ServerOptions
-from actors.process_ports import LogLevel
-from actors.process_zygote import Starter
-from actors.trace_ports import SpanExporter, TracePorts, Work
+from actors.lifecycle.disk_source import DiskSource
+from actors.processes.lending import InstanceServices
+from actors.processes.ports import LogLevel
+from actors.processes.zygote import Starter
+from actors.settings.options import ServerOptions
+from actors.street.executor import Executor, ThreadExecutor
+from actors.street.limited_executor import LimitedExecutor
+from actors.traces.ports import SpanExporter, TracePorts, Work
 from actors.wiring import Ports
 from repo.backends.base import COMPUTE_CAPABILITY, InstanceContext
 from repo.backends.registry import PYTHON, create_backend, worker_module
@@ -109,7 +109,7 @@ def _make_executor(
     """A worker process for what runs in Python, a worker thread for everything else."""
     module = worker_module(context.config, context.settings)
     if context.config.backend == PYTHON or module is not None:
-        from actors.process_executor import ProcessExecutor
+        from actors.processes.executor import ProcessExecutor
         from repo.backends.python.launch import worker_spec
 
         prepare = partial(worker_spec, context, to_json(context.config), backend_directory=module)
@@ -122,7 +122,7 @@ def _make_executor(
         )
     backend = create_backend(context)
     if context.kind == "GPU" and backend.uses_lane:
-        from actors.device_executor import DeviceExecutor
+        from actors.street.device_executor import DeviceExecutor
 
         return DeviceExecutor(backend, open_lane=partial(lanes.open, context.device_id))
     return ThreadExecutor(backend)
@@ -130,7 +130,7 @@ def _make_executor(
 
 async def complete_python(context: InstanceContext) -> str | None:
     """What a model.py makes of its own configuration, in a process that is then thrown away."""
-    from actors.process_autocomplete import auto_complete
+    from actors.processes.autocomplete import auto_complete
     from repo.backends.python.launch import worker_spec
 
     prepare = partial(

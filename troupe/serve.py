@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
-from actors.command_line import HelpAsked, parse, usage
 from actors.failures import root_cause
-from actors.flag_values import BadOption
-from actors.model_repository import StartupFailed
-from actors.options import ServerOptions
-from actors.port import AddressInUse
+from actors.lifecycle.model_repository import StartupFailed
+from actors.ports.port import AddressInUse
+from actors.settings.command_line import HelpAsked, parse, usage
+from actors.settings.flag_values import BadOption
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError
 from troupe.heap import settle_heap
 from troupe.logs import configure, reopen

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from actors.admin_wiring import wire_admin, wire_metrics, wire_observation
+from actors.admin.wiring import wire_admin, wire_metrics, wire_observation
 from actors.fine_timer import FineTimer
-from actors.grpc_frontend import GrpcFrontend
-from actors.http_frontend import HttpFrontend
-from actors.key_file import KeyFile
-from actors.local_calls import infer
-from actors.options import ServerOptions
-from actors.port import listen, port_of
-from actors.process_zygote import ZygoteOnDemand
-from actors.tls import Tls
+from actors.grpc.frontend import GrpcFrontend
+from actors.http.frontend import HttpFrontend
+from actors.ports.key_file import KeyFile
+from actors.ports.port import listen, port_of
+from actors.ports.tls import Tls
+from actors.processes.zygote import ZygoteOnDemand
+from actors.settings.options import ServerOptions
+from actors.street.local_calls import infer
 from actors.turns import open_turns
 from actors.wiring import Core, wire_core, wire_grpc, wire_http
 from protocol.inference import InferRequest, InferResponse

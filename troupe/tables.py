@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from actors.control_plane import EXTENSIONS
-from actors.model_index import ModelIndex, VersionState
-from actors.options import ServerOptions
+from actors.control.control_plane import EXTENSIONS
+from actors.lifecycle.model_index import ModelIndex, VersionState
+from actors.settings.options import ServerOptions
 from repo.agents import native_agents
 from repo.backends.registry import location
 

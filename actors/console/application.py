@@ -14,8 +14,19 @@ from typing import Final
 
 import trio
 
-from actors.admin_frontend import METRICS_TYPE
-from actors.asgi import JSON, Header, Page, Receive, Scope, Send, begin, decline, live, respond
+from actors.admin.asgi import (
+    JSON,
+    Header,
+    Page,
+    Receive,
+    Scope,
+    Send,
+    begin,
+    decline,
+    live,
+    respond,
+)
+from actors.admin.frontend import METRICS_TYPE
 from actors.channels import Door, Mailbox
 from actors.console.observer import MAX_WATCHERS, ConsoleEvent, WatchConsole
 from protocol.api_keys import Guard, Reason, Refused

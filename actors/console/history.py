@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from actors.counters import Duration, VersionCounters
+from actors.metrics.counters import Duration, VersionCounters
 
 # Points that are kept of a version: as many seconds as the console's charts are wide.
 HISTORY_POINTS: Final = 120

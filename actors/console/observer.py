@@ -27,13 +27,13 @@ from actors.console.rows import (
     versions,
 )
 from actors.console.slowness import SlowestRequests
-from actors.counters import VersionCounters
-from actors.gpus import GpuReading
+from actors.lifecycle.model_index import ModelIndex, ServingVersion
 from actors.mailboxes import MailboxRegister
 from actors.messages import Submit, VersionKey
-from actors.model_index import ModelIndex, ServingVersion
-from actors.slow_requests import SlowRequests
-from actors.statistics import StatisticsReader
+from actors.metrics.counters import VersionCounters
+from actors.metrics.gpus import GpuReading
+from actors.metrics.slow_requests import SlowRequests
+from actors.metrics.statistics import StatisticsReader
 from protocol.json_text import dumps
 
 LOOK_SECONDS: Final = 1.0

@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 
 from actors.console.history import VersionHistory
 from actors.console.slowness import why
-from actors.counters import VersionCounters
-from actors.gpus import GpuReading
+from actors.lifecycle.model_index import ModelIndex, ServingVersion
 from actors.mailboxes import ActorName
 from actors.messages import SlowRequest, VersionKey
-from actors.model_index import ModelIndex, ServingVersion
+from actors.metrics.counters import VersionCounters
+from actors.metrics.gpus import GpuReading
 from repo.model_config import batching_settings, scheduling_choice, sequence_settings
 
 Json = Mapping[str, object]

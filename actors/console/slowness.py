@@ -1,7 +1,7 @@
 """The slowest requests of the last minutes, and why they waited.
 
 Plain synchronous code that is told the time. Owns the records; what is told of, the bars of
-`actors/slow_requests.py` decide, which follow from what is kept here.
+`actors/metrics/slow_requests.py` decide, which follow from what is kept here.
 """
 
 from __future__ import annotations

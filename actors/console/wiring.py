@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from actors.asgi import Page
+from actors.admin.asgi import Page
 from actors.console.application import AllowedHosts, ConsoleApplication, is_loopback
 from actors.console.observer import Observer
-from actors.gpus import GpuReading
-from actors.options import ServerOptions
-from actors.slow_requests import SlowRequests
+from actors.metrics.gpus import GpuReading
+from actors.metrics.slow_requests import SlowRequests
+from actors.settings.options import ServerOptions
 from actors.wiring import Core
 from protocol.api_keys import Guard, Keyring
 from protocol.openapi import document_text

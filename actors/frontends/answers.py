@@ -18,9 +18,9 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 
 from actors.frontends.records import Rest
-from actors.grpc_services import SERVICES
-from actors.grpc_streams import UnaryStream
-from actors.http_control import Answer, ControlOperation, HttpControl
+from actors.grpc.services import SERVICES
+from actors.grpc.streams import UnaryStream
+from actors.http.control import Answer, ControlOperation, HttpControl
 from protocol.grpc_reflection import Reflection, ReflectionAlpha
 from protocol.grpc_service import Route, Stream, routes
 from protocol.http1_response import JSON_HEADERS, error_body

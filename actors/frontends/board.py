@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actors.channels import Mailbox, Watch
+from actors.control.shared_memory import SharedMemory
 from actors.frontends.records import Rest
 from actors.frontends.snapshot import Publisher
-from actors.model_index import ModelIndex
-from actors.shared_memory import SharedMemory
+from actors.lifecycle.model_index import ModelIndex
 from protocol.v2_json_shared_memory import SystemRegion
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from typing import Final, cast
 
 import trio
 
-from actors.calls import Calls, Ticketed, cancel, closed, in_line, submit
 from actors.channels import Door, Mailbox
 from actors.frontends import records
 from actors.frontends.answers import Answers
@@ -26,9 +25,10 @@ from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone, Pipe
 from actors.frontends.records import Rest, Submitted
 from actors.frontends.snapshot import Publisher
+from actors.lifecycle.model_index import ServingVersion
 from actors.messages import Reply, Submit
-from actors.model_index import ServingVersion
-from actors.tracing import WITHIN, FrontTrace
+from actors.street.calls import Calls, Ticketed, cancel, closed, in_line, submit
+from actors.traces.tracing import WITHIN, FrontTrace
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, cancelled, unavailable
 from repo.backends.python.layout import WireError

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from actors.frontends.pipe import Pipe
-from actors.packet_tensors import tensor_reader
+from actors.processes.packet_tensors import tensor_reader
 from actors.turns import current_turns
 from protocol.inference import Tensor
 from repo.backends.python import wire

@@ -12,17 +12,17 @@ from typing import Final, cast
 
 import trio
 
-from actors.calls import Calls
 from actors.channels import Mailbox, Watch
+from actors.control.shared_memory import SharedMemory
 from actors.frontends.answers import Forwarded
 from actors.frontends.pipe import Pipe
 from actors.frontends.records import Rest
 from actors.frontends.uplink import Uplink
-from actors.model_index import ModelIndex
-from actors.options import ServerOptions
-from actors.shared_memory import SharedMemory
-from actors.trace_ports import TracePorts
-from actors.trace_wiring import wire_tracing
+from actors.lifecycle.model_index import ModelIndex
+from actors.settings.options import ServerOptions
+from actors.street.calls import Calls
+from actors.traces.ports import TracePorts
+from actors.traces.wiring import wire_tracing
 from protocol.grpc_service import Route
 from protocol.status import ServerError
 from protocol.v2_json_shared_memory import SystemRegion

@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from actors.channels import Door
+from actors.lifecycle.model_index import (
+    ModelEntry,
+    ModelIndex,
+    ServingVersion,
+    VersionEntry,
+    VersionState,
+)
 from actors.messages import Control, Submit
-from actors.model_index import ModelEntry, ModelIndex, ServingVersion, VersionEntry, VersionState
 from actors.policy.queueing import Waiting
 from repo.config_json import from_json
 from repo.request_rules import RequestRules

@@ -25,8 +25,8 @@ from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone, Pipe
 from actors.frontends.records import Rest
 from actors.frontends.snapshot import Described, Replica
+from actors.lifecycle.model_index import ModelIndex
 from actors.messages import CancelRequest, Control, Reply, Submit
-from actors.model_index import ModelIndex
 from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError, cancelled, unavailable
 from repo.backends.python.layout import WireError

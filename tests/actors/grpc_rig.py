@@ -18,12 +18,12 @@ import numpy as np
 import trio
 import trio.testing
 
-from actors.executor import Done, Executor, PlainExecutor
-from actors.grpc_connection import GrpcConnection
-from actors.grpc_frontend import SWEEP_SECONDS
-from actors.grpc_services import CATEGORIES, services
-from actors.grpc_terms import GrpcSettings
-from actors.inlets import StreamInlet
+from actors.grpc.connection import GrpcConnection
+from actors.grpc.frontend import SWEEP_SECONDS
+from actors.grpc.services import CATEGORIES, services
+from actors.grpc.terms import GrpcSettings
+from actors.ports.inlets import StreamInlet
+from actors.street.executor import Done, Executor, PlainExecutor
 from protocol.api_keys import Guard
 from protocol.grpc_service import MODEL_INFER, MODEL_STREAM_INFER, decode_message, routes
 from protocol.http2 import Http2Limits

@@ -14,15 +14,15 @@ from typing import Any, Final
 import trio
 import trio.testing
 
-from actors.executor import Executor
-from actors.http_connection import HttpConnection
-from actors.http_control import HttpControl
-from actors.http_frontend import SWEEP_SECONDS
-from actors.http_operations import HttpOperations
-from actors.inlets import StreamInlet
-from actors.options import ServerOptions
-from actors.reply_desk import ReplyDesk
-from actors.trace_ports import TracePorts
+from actors.http.connection import HttpConnection
+from actors.http.control import HttpControl
+from actors.http.frontend import SWEEP_SECONDS
+from actors.http.operations import HttpOperations
+from actors.http.reply_desk import ReplyDesk
+from actors.ports.inlets import StreamInlet
+from actors.settings.options import ServerOptions
+from actors.street.executor import Executor
+from actors.traces.ports import TracePorts
 from protocol.api_keys import Guard
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser

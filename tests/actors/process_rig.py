@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 import trio
 
-from actors.executor import execute
-from actors.process_executor import ProcessExecutor
-from actors.process_ports import LogLevel
+from actors.processes.executor import ProcessExecutor
+from actors.processes.ports import LogLevel
+from actors.street.executor import execute
 from protocol.datatypes import Array
 from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError

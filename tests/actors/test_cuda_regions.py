@@ -14,8 +14,8 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-from actors.options import ServerOptions
-from actors.shared_memory import MAX_REGIONS, SharedMemory
+from actors.control.shared_memory import MAX_REGIONS, SharedMemory
+from actors.settings.options import ServerOptions
 from protocol.inference import (
     DeviceTensor,
     InferRequest,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors import device_executor
-from actors.device_executor import DeviceExecutor
-from actors.executor import Ended, execute
 from actors.failures import root_cause
+from actors.street import device_executor
+from actors.street.device_executor import DeviceExecutor
+from actors.street.executor import Ended, execute
 from protocol.inference import InferResponse
 from protocol.status import ServerError
 from repo.backends.base import (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.disk_source import DiskSource
-from actors.options import ServerOptions
+from actors.lifecycle.disk_source import DiskSource
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
 from repo import agents as repository_agents
 from repo.agents import Action, AgentModel, RepositoryAgent

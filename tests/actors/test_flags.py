@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.command_line import HelpAsked, parse, usage
-from actors.flag_values import BadOption
-from actors.flags import FLAGS, Flag
-from actors.options import ServerOptions
+from actors.settings.command_line import HelpAsked, parse, usage
+from actors.settings.flag_values import BadOption
+from actors.settings.flags import FLAGS, Flag
+from actors.settings.options import ServerOptions
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "--model-repository=models"

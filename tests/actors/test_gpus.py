@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 import trio
 
-from actors.admin_wiring import Observation, wire_observation
-from actors.gpu_monitor import GpuMonitor
-from actors.gpus import Gpus, open_gpus
-from actors.metrics import Metrics
-from actors.options import ServerOptions
+from actors.admin.wiring import Observation, wire_observation
+from actors.metrics.gpu_monitor import GpuMonitor
+from actors.metrics.gpus import Gpus, open_gpus
+from actors.metrics.page import Metrics
+from actors.settings.options import ServerOptions
 from protocol.metrics_text import render
 from repo.devices.table import CPU_ONLY
 from simulation.world import World

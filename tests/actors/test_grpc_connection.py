@@ -9,11 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from actors import grpc_unary, version_wiring
-from actors.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed
-from actors.grpc_connection import LAST_WORDS_SECONDS
-from actors.grpc_infer_stream import SHUTTING_DOWN
-from actors.grpc_unary import DEADLINES_KEPT
+from actors import version_wiring
+from actors.grpc import unary as grpc_unary
+from actors.grpc.connection import LAST_WORDS_SECONDS
+from actors.grpc.infer_stream import SHUTTING_DOWN
+from actors.grpc.unary import DEADLINES_KEPT
+from actors.street.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed
 from protocol.api_keys import Guard
 from protocol.grpc_compression import CompressionLevel
 from protocol.http2 import Http2Limits

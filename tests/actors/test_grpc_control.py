@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors import grpc_control as convert
+from actors.grpc import control as convert
 from protocol.proto.generated import inference as pb
 from protocol.status import ServerError, StatusCode
 from protocol.v2_json_control import Clear, LogUpdate, TraceUpdate

@@ -8,10 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from actors import grpc_infer_stream, version_wiring
-from actors.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed, submit_nowait
-from actors.grpc_infer_stream import SHUTTING_DOWN
-from actors.grpc_terms import RESPONSE_WINDOW
+from actors import version_wiring
+from actors.grpc import infer_stream as grpc_infer_stream
+from actors.grpc.infer_stream import SHUTTING_DOWN
+from actors.grpc.terms import RESPONSE_WINDOW
+from actors.street.calls import DOOR_PATIENCE_SECONDS, Ticketed, closed, submit_nowait
 from protocol.grpc_compression import CompressionLevel
 from protocol.http2 import Http2Limits
 from protocol.inference import InferResponse

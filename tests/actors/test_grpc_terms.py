@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.grpc_terms import MAX_KNOWN_HEADS, GrpcSettings, Terms, TermsReader
+from actors.grpc.terms import MAX_KNOWN_HEADS, GrpcSettings, Terms, TermsReader
 from protocol.api_keys import Guard, Keyring
 from protocol.http2 import Http2Limits
 from protocol.http2_heads import RequestHead

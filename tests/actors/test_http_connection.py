@@ -12,14 +12,14 @@ import trio
 import trio.testing
 
 from actors import version_wiring
-from actors.http_connection import (
+from actors.http.connection import (
     DRAIN_GRACE_SECONDS,
     LINGER_SECONDS,
     MAX_DISCARDED_BYTES,
     MAX_UNSENT_BYTES,
     MAX_WAITING_BYTES,
 )
-from actors.http_outbox import SEND_SLICE_BYTES, SEND_TIMEOUT_SECONDS
+from actors.http.outbox import SEND_SLICE_BYTES, SEND_TIMEOUT_SECONDS
 from actors.messages import Reply
 from protocol.http1 import HttpLimits
 from protocol.inference import InferResponse, Tensor

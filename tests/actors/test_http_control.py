@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.api_keys import Guard
 from protocol.restriction import Category, RestrictedApis
 from tests.actors.grpc_rig import DECOUPLED, PLAIN, model

@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from actors.http_exchanges import RESPONSE_WINDOW
-from actors.http_outbox import SEND_TIMEOUT_SECONDS
+from actors.http.exchanges import RESPONSE_WINDOW
+from actors.http.outbox import SEND_TIMEOUT_SECONDS
 from protocol.generate import NOT_EXACTLY_ONE
 from protocol.inference import InferResponse, Tensor
 from protocol.status import internal, unavailable

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from actors.inlets import (
+from actors.ports.inlets import (
     CONNECTIONS_PER_LOOK,
     REQUESTS_PER_TURN,
     Inlet,
@@ -18,7 +18,7 @@ from actors.inlets import (
     SocketInlet,
     StreamInlet,
 )
-from actors.sockets import PeerStream
+from actors.ports.sockets import PeerStream
 
 Said = Callable[[bytes], None]
 

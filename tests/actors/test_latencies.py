@@ -9,9 +9,7 @@ from random import Random
 import pytest
 import trio
 
-from actors.command_line import parse
-from actors.flag_values import BadOption
-from actors.latencies import (
+from actors.metrics.latencies import (
     SLICE_SECONDS,
     SLICES,
     WINDOW_SECONDS,
@@ -19,9 +17,11 @@ from actors.latencies import (
     Summary,
     VersionLatencies,
 )
-from actors.metrics import Metrics, Processor
-from actors.metrics_settings import MetricsSettings
-from actors.options import ServerOptions
+from actors.metrics.page import Metrics, Processor
+from actors.settings.command_line import parse
+from actors.settings.flag_values import BadOption
+from actors.settings.metrics_settings import MetricsSettings
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, internal
 from repo.metric_controls import first_response_buckets
 from repo.pbtxt import parse_config

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from actors.executor import PlainExecutor, execute
 from actors.failures import root_cause
-from actors.limited_executor import LimitedExecutor
+from actors.street.executor import PlainExecutor, execute
+from actors.street.limited_executor import LimitedExecutor
 from protocol.status import ServerError, unavailable
 from repo.backends.base import ExecuteRequest, Timings
 

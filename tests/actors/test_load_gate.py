@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from actors.load_gate import LoadGate
+from actors.lifecycle.load_gate import LoadGate
 from actors.policy.load_admission import LoadAdmission
 
 Clock = trio.testing.MockClock

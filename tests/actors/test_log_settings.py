@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.log_settings import LogControl, LogSettings
-from actors.options import ServerOptions
+from actors.settings.log_settings import LogControl, LogSettings
+from actors.settings.options import ServerOptions
 from protocol.v2_json_control import LogUpdate
 from troupe import logs
 

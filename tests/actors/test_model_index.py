@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.channels import Watch
-from actors.index_writer import DUPLICATE, IndexWriter
-from actors.model_index import ModelIndex, VersionEntry, VersionState
+from actors.lifecycle.index_writer import DUPLICATE, IndexWriter
+from actors.lifecycle.model_index import ModelIndex, VersionEntry, VersionState
 from protocol.status import ServerError, StatusCode
 from repo.scan import ModelIdentity, Sighting
 

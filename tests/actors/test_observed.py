@@ -7,8 +7,8 @@ import trio
 
 from actors.channels import Door
 from actors.mailboxes import ActorName, MailboxRegister
-from actors.metrics_settings import MetricsSettings
-from actors.options import ServerOptions
+from actors.settings.metrics_settings import MetricsSettings
+from actors.settings.options import ServerOptions
 from simulation.world import World, zeros
 from tests.actors.grpc_rig import model
 from tests.actors.test_latencies import options, page, samples

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.command_line import parse
-from actors.flag_values import BadOption
-from actors.options import ServerOptions
+from actors.settings.command_line import parse
+from actors.settings.flag_values import BadOption
+from actors.settings.options import ServerOptions
 
 REPOSITORY = "--model-repository=models"
 

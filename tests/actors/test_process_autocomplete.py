@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.process_autocomplete import auto_complete
-from actors.process_ports import LogLevel
+from actors.processes.autocomplete import auto_complete
+from actors.processes.ports import LogLevel
 from protocol.status import ServerError
 from repo.backends.python.launch import WorkerSpec
 from tests.actors.process_rig import model_spec

@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 import trio
 
-from actors import process_bls
-from actors.calls import Calls
-from actors.control_plane import ControlPlane
-from actors.process_bls import OtherModels
-from actors.process_ports import BlsPort
+from actors.control.control_plane import ControlPlane
+from actors.processes import other_models as process_bls
+from actors.processes.other_models import OtherModels
+from actors.processes.ports import BlsPort
+from actors.street.calls import Calls
 from protocol.inference import InferRequest, InferResponse
 from protocol.status import ServerError, invalid_arg, not_found
 from repo.backends.base import Outcome

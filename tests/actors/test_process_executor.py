@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from actors.executor import Executor, execute
 from actors.policy.lead import MOST
-from actors.process_executor import ProcessExecutor
+from actors.processes.executor import ProcessExecutor
+from actors.street.executor import Executor, execute
 from protocol.datatypes import Array
 from protocol.inference import InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, StatusCode

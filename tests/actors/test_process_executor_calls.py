@@ -10,9 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-import actors.process_worker
-from actors.process_child import MAX_LINE_BYTES
-from actors.process_ports import Labels, MetricKind, MetricOperation
+import actors.processes.worker
+from actors.processes.child import MAX_LINE_BYTES
+from actors.processes.ports import Labels, MetricKind, MetricOperation
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, internal, not_found, unavailable
 from repo.backends.base import Outcome
@@ -314,8 +314,8 @@ async def test_a_model_that_takes_too_long_is_not_ready(
         time.sleep(60)
     """
     async with running(model_spec(tmp_path, body), grace_seconds=0.1) as rig:
-        assert actors.process_worker.READY_SECONDS == 5.0
-        monkeypatch.setattr(actors.process_worker, "READY_SECONDS", 0.02)
+        assert actors.processes.worker.READY_SECONDS == 5.0
+        monkeypatch.setattr(actors.processes.worker, "READY_SECONDS", 0.02)
         assert not await rig.executor.is_ready()
         assert not await rig.executor.is_ready()
 

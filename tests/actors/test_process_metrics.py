@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors import process_metrics
-from actors.process_metrics import CustomMetrics
-from actors.process_ports import MetricsPort
+from actors.processes import metrics as process_metrics
+from actors.processes.metrics import CustomMetrics
+from actors.processes.ports import MetricsPort
 from protocol.metrics_text import render
 from protocol.status import ServerError
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.process_ports import LogLevel
-from actors.process_zygote import Zygote
+from actors.processes.ports import LogLevel
+from actors.processes.zygote import Zygote
 from repo.backends.python.environment import own_environment
 from repo.backends.python.launch import WorkerSpec
 from tests.actors.process_rig import Rig, model_spec, request, running

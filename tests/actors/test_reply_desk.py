@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from actors.http.reply_desk import MAX_REPLIES_PER_TURN, REPLY_DOOR, ReplyDesk
 from actors.messages import Reply
-from actors.reply_desk import MAX_REPLIES_PER_TURN, REPLY_DOOR, ReplyDesk
 
 
 class Taker:

@@ -7,7 +7,7 @@ import logging
 import pytest
 import trio
 
-from actors.response_lane import LANE, ResponseLane
+from actors.street.response_lane import LANE, ResponseLane
 from protocol.inference import InferResponse
 from repo.backends.base import Outcome
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.shared_memory import MAX_REGIONS, Lease, SharedMemory
+from actors.control.shared_memory import MAX_REGIONS, Lease, SharedMemory
 from protocol.inference import OutputPlan, ResponsePlan, SharedMemoryRef, Tensor
 from protocol.status import ServerError, StatusCode
 from protocol.v2_json_shared_memory import CudaRegion, SystemRegion

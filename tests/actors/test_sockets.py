@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from actors.sockets import (
+from actors.ports.sockets import (
     FIRST_READ_BYTES,
     MAX_PARTS,
     TURN_BYTES,

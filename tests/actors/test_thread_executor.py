@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.executor import ThreadExecutor, execute
+from actors.street.executor import ThreadExecutor, execute
 from protocol.status import ServerError, StatusCode, unavailable
 from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Outcome, Timings
 from repo.model_config import ModelConfig

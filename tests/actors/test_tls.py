@@ -14,8 +14,8 @@ import trio
 import trio.testing
 import trustme
 
-from actors.options import ServerOptions
-from actors.tls import HANDSHAKE_SECONDS, HTTP2, HandshakeFailed, Tls, TlsStream, handshake
+from actors.ports.tls import HANDSHAKE_SECONDS, HTTP2, HandshakeFailed, Tls, TlsStream, handshake
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
 
 FILES = Path(__file__).parents[1] / "conformance" / "tls"

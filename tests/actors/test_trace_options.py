@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from actors.command_line import parse
-from actors.flag_values import BadOption
 from actors.policy.tracing import TraceDefaults, TraceValues
-from actors.trace_options import parse_trace_config
+from actors.settings.command_line import parse
+from actors.settings.flag_values import BadOption
+from actors.settings.trace_options import parse_trace_config
 
 EXPORTER = {
     "url": "http://localhost:4318/v1/traces",

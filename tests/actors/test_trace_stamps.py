@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.grpc_service import MODEL_INFER
 from simulation.world import World
 from tests.actors.grpc_rig import GrpcWorld, model, repeat

@@ -17,7 +17,7 @@ import trio
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferRequest, Tensor
 from protocol.proto import messages
 from protocol.status import ServerError

@@ -18,7 +18,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
-from actors.grpc_services import CATEGORIES
+from actors.grpc.services import CATEGORIES
 from tests.conformance import grpc_models
 from tests.conformance.http_rest import connect, wait_for
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from actors.grpc_services import CATEGORIES
+from actors.grpc.services import CATEGORIES
 from protocol.api_keys import hash_of
 from protocol.restriction import Category
 from tests.conformance import grpc_models
@@ -148,7 +148,7 @@ def keyed(repository: Path, keys: Path, run_server: Callable[..., Any]) -> Itera
 
 
 def test_every_rpc_has_a_category() -> None:
-    from actors.grpc_services import services  # what is asked is what is served
+    from actors.grpc.services import services  # what is asked is what is served
     from protocol.grpc_service import MODEL_INFER, MODEL_STREAM_INFER, routes
 
     served = {*routes(services(None)), MODEL_INFER, MODEL_STREAM_INFER}  # type: ignore[arg-type]  # nothing is called

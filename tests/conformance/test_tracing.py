@@ -23,7 +23,7 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
 from protocol.trace_spans import Span
 from troupe import otlp

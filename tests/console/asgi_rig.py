@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from actors.asgi import Application, Message
+from actors.admin.asgi import Application, Message
 
 
 @dataclass

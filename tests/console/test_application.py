@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from actors.admin_frontend import Pages
-from actors.admin_wiring import wire_observation
+from actors.admin.frontend import Pages
+from actors.admin.wiring import wire_observation
 from actors.console.application import (
     SILENCE_SECONDS,
     STALLED_SECONDS,
@@ -19,7 +19,7 @@ from actors.console.application import (
     ConsoleApplication,
 )
 from actors.console.observer import MAX_WATCHERS
-from actors.model_index import ModelIndex
+from actors.lifecycle.model_index import ModelIndex
 from protocol.api_keys import ApiKeys, Keyring, hash_of
 from simulation.world import World
 from tests.actors.grpc_rig import model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.console.history import BATCH_TICKS, HISTORY_POINTS, VersionHistory
-from actors.counters import BatchCounters, Duration, VersionCounters
+from actors.metrics.counters import BatchCounters, Duration, VersionCounters
 
 
 def counters(

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import trio
 
-from actors.admin_wiring import Observation, wire_observation
+from actors.admin.wiring import Observation, wire_observation
 from actors.channels import Door, Mailbox, Watch
 from actors.console.observer import ConsoleEvent, Observer, WatchConsole
 from actors.console.slowness import KEPT_PER_VERSION
-from actors.counters import VersionCounters
+from actors.lifecycle.model_index import ModelIndex
 from actors.mailboxes import MailboxRegister
 from actors.messages import VersionKey
-from actors.model_index import ModelIndex
-from actors.options import ServerOptions
-from actors.slow_requests import MAX_TEXT, SLOW_DOOR, SlowRequests
-from actors.statistics import StatisticsReader
+from actors.metrics.counters import VersionCounters
+from actors.metrics.slow_requests import MAX_TEXT, SLOW_DOOR, SlowRequests
+from actors.metrics.statistics import StatisticsReader
+from actors.settings.options import ServerOptions
 from protocol.inference import SequenceFlag
 from protocol.status import ServerError, internal
 from simulation.world import SimulatedModel, World, zeros

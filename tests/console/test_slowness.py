@@ -12,7 +12,7 @@ from actors.console.slowness import (
     why,
 )
 from actors.messages import LongestStep, SlowRequest
-from actors.slow_requests import NO_STEP
+from actors.metrics.slow_requests import NO_STEP
 
 
 def record(

@@ -13,9 +13,9 @@ from actors.frontends.answers import Answers, Forwarded
 from actors.frontends.link_end import LinkEnd, layout_of
 from actors.frontends.pipe import PeerGone
 from actors.frontends.records import Rest
-from actors.http_control import HttpControl
-from actors.options import ServerOptions
+from actors.http.control import HttpControl
 from actors.policy.restarting import Restarts
+from actors.settings.options import ServerOptions
 from protocol import routes
 from protocol.inference import Tensor
 from protocol.status import ServerError, StatusCode

@@ -14,8 +14,8 @@ from actors.frontends.answers import Answers
 from actors.frontends.board import Board
 from actors.frontends.core_link import CoreLink
 from actors.frontends.remote import Remote
-from actors.http_control import HttpControl
-from actors.options import ServerOptions
+from actors.http.control import HttpControl
+from actors.settings.options import ServerOptions
 from protocol.inference import SharedMemoryRef
 from protocol.v2_json_shared_memory import SystemRegion
 from simulation.linked import FIRST_NUMBER, memory_pipes

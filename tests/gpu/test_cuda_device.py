@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import trio
 
-from actors.device_executor import DeviceExecutor
-from actors.executor import execute
+from actors.street.device_executor import DeviceExecutor
+from actors.street.executor import execute
 from protocol.inference import DeviceTensor, InferResponse, Tensor
 from repo.backends.base import Backend, InstanceContext, Timings
 from repo.devices.cuda import CudaDevice

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from perf_analyzer.command_line import parse
 from perf_analyzer.main import perf
 from perf_analyzer.session import Ports, Session

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from actors.local_calls import open_call
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
+from actors.street.local_calls import open_call
 from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError
 from repo.backends.base import ExecuteRequest

@@ -12,9 +12,9 @@ from typing import Final
 
 import trio
 
-from actors.counters import VersionCounters
-from actors.options import ServerOptions
+from actors.metrics.counters import VersionCounters
 from actors.policy.batching import RefusalCause
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
 from repo.model_config import BatchingSettings, QueuePolicySettings
 from simulation.clients import Client

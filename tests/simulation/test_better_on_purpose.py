@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from actors.explanation import explanation
-from actors.local_calls import open_call
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
+from actors.street.explanation import explanation
+from actors.street.local_calls import open_call
 from protocol.inference import InferResponse, ParameterValue
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome

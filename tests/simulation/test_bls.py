@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from actors.executor import Executor, TaskExecutor
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
+from actors.street.executor import Executor, TaskExecutor
 from protocol.inference import InferResponse
 from protocol.status import ServerError
 from repo.backends.base import ExecuteRequest, InstanceContext, Outcome, Timings

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from actors.channels import Mailbox
-from actors.counters import BatchCounters, VersionCounters
+from actors.metrics.counters import BatchCounters, VersionCounters
 from protocol.status import ServerError, cancelled, deadline_exceeded, internal, unavailable
 from repo.instance_groups import InstanceSpec, ResourceNeed
 from repo.model_config import BatchingSettings, QueuePolicySettings

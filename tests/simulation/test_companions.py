@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, invalid_arg
 from simulation.world import SimulatedModel, World, zeros
 

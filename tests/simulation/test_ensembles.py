@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferRequest, InferResponse, Tensor
 from protocol.status import ServerError, StatusCode, invalid_arg
 from repo.backends.base import ExecuteRequest, Outcome

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import trio
 import trio.testing
 
-from actors.local_calls import open_call
+from actors.street.local_calls import open_call
 from protocol.inference import InferResponse
 from protocol.status import invalid_arg
 from repo.backends.base import ExecuteRequest, Outcome

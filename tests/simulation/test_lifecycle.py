@@ -10,9 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-from actors.model_index import ServingVersion
-from actors.options import ServerOptions
+from actors.lifecycle.model_index import ServingVersion
 from actors.policy.lifecycle import OUT_OF_DATE
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
 from simulation.world import SimulatedModel, World
 

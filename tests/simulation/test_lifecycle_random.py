@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import trio
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferRequest, SequenceFlag, Tensor
 from protocol.status import ServerError
 from simulation.world import SimulatedModel, World

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from actors import ensemble, instance, response_cache, scheduler, statistics
+from actors.companions import response_cache
+from actors.ensembles import ensemble
+from actors.metrics import statistics
 from actors.policy import (
     batching,
     dataflow,
@@ -20,6 +22,7 @@ from actors.policy import (
     scanning,
     sequencing_table,
 )
+from actors.street import instance, scheduler
 from protocol.inference import SequenceFlag
 from repo import implicit_state
 from simulation.kinds import Kind, kind_of

@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from actors.local_calls import infer
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
+from actors.street.local_calls import infer
 from protocol.inference import InferResponse
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferResponse, Tensor
 from repo.backends.base import ExecuteRequest, Outcome
 from repo.batch_tensors import batch_input, scatter

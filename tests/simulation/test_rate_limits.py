@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from repo.model_config import BatchingSettings
 from simulation.world import SimulatedModel, World
 from tests.simulation.rig import Schedule, model_config, seconds

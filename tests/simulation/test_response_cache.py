@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from actors import version_wiring
-from actors.options import ServerOptions
-from actors.response_cache import ResponseCacheActor
+from actors.companions.response_cache import ResponseCacheActor
+from actors.settings.options import ServerOptions
 from protocol.inference import InferResponse
 from protocol.status import ServerError, StatusCode, invalid_arg
 from simulation.world import SimulatedModel, World

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 import trio
 
-from actors.control_plane import Json
-from actors.counters import MAX_COUNTED_RESPONSES
-from actors.local_calls import open_call
+from actors.control.control_plane import Json
+from actors.metrics.counters import MAX_COUNTED_RESPONSES
+from actors.street.local_calls import open_call
 from protocol.proto.generated import inference as pb
 from protocol.status import ServerError, StatusCode, cancelled, internal
 from repo.backends.base import ExecuteRequest, Outcome

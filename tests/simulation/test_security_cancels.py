@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from actors.local_calls import open_call
+from actors.street.local_calls import open_call
 from simulation.world import SimulatedModel, World, zeros
 
 CANCELLATIONS = 10_000

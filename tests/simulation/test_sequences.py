@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import trio
 
-from actors.counters import VersionCounters
-from actors.local_calls import open_call
-from actors.options import ServerOptions
+from actors.metrics.counters import VersionCounters
+from actors.settings.options import ServerOptions
+from actors.street.local_calls import open_call
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled

@@ -9,9 +9,9 @@ import trio
 import trio.testing
 
 from actors import version_wiring
-from actors.calls import DOOR_PATIENCE_SECONDS
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
+from actors.street.calls import DOOR_PATIENCE_SECONDS
 from protocol.status import ServerError, StatusCode
 from simulation.world import SimulatedModel, World, zeros
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trio
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.inference import InferResponse, Tensor
 from protocol.status import ServerError, internal
 from protocol.v2_json_control import TraceUpdate
@@ -324,7 +324,7 @@ def test_a_file_that_cannot_be_written_costs_its_traces_only(tmp_path: Path) -> 
 def test_traces_that_the_tracer_cannot_take_are_dropped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.trace_wiring.TRACES_DOOR", 2)
+    monkeypatch.setattr("actors.traces.wiring.TRACES_DOOR", 2)
 
     async def scenario(world: World) -> None:
         async with trio.open_nursery() as nursery:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.options import ServerOptions
-from actors.trace_ports import TracePorts
+from actors.settings.options import ServerOptions
+from actors.traces.ports import TracePorts
 from protocol.trace_spans import Span
 from repo.backends.base import ExecuteRequest, Outcome
 from simulation.executor import echo

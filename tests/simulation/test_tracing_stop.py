@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.options import ServerOptions
-from actors.trace_ports import RunInThread, TracePorts, Work
-from actors.tracer import LAST_CHANCE_SECONDS, LAST_WRITE_SECONDS
+from actors.settings.options import ServerOptions
+from actors.traces.ports import RunInThread, TracePorts, Work
+from actors.traces.tracer import LAST_CHANCE_SECONDS, LAST_WRITE_SECONDS
 from simulation.world import SimulatedModel, World
 from tests.simulation.rig import model_config
 from tests.simulation.test_tracing_spans import Collector

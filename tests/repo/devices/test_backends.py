@@ -14,8 +14,8 @@ import pytest
 import trio
 from onnx import TensorProto, helper
 
-from actors.device_executor import DeviceExecutor
-from actors.executor import execute
+from actors.street.device_executor import DeviceExecutor
+from actors.street.executor import execute
 from protocol.inference import DeviceTensor, InferRequest, InferResponse, Tensor
 from protocol.status import ServerError
 from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Timings

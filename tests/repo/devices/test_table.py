@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.options import ServerOptions
+from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
 from repo.backends.registry import preferred_groups
 from repo.devices.fake import FakeGpu, FakeGpus

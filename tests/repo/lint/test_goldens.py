@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.model_index import VersionState
-from actors.options import ServerOptions
+from actors.lifecycle.model_index import VersionState
+from actors.settings.options import ServerOptions
 from repo.instance_groups import NO_GPU
 from repo.lint.models import LintOptions
 from repo.lint.report import Painter, as_text

@@ -1,0 +1,1 @@
+"""What both protocols answer about the server itself, and the memory that clients share with it."""

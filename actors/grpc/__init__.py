@@ -1,0 +1,1 @@
+"""The gRPC port: a connection's life, its calls, its streams, and the services behind them."""

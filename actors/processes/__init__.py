@@ -1,0 +1,1 @@
+"""Python models in worker processes: the executor, the link, and what models ask for meanwhile."""

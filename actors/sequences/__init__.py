@@ -1,0 +1,1 @@
+"""Models with state: the batcher that gives each sequence a slot, and its instances."""

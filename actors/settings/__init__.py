@@ -1,0 +1,1 @@
+"""What the operator asked for: command line, files, environment; frozen before the wiring."""
