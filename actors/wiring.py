@@ -59,7 +59,7 @@ from protocol.restriction import RestrictedApis
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_parameters import HeaderForwarding
 from protocol.v2_json_response import InferEncoder
-from repo.devices.port import Devices, NoDevices
+from repo.devices.port import Devices, MemoryUse, NoDevices, PinnedMemory
 from repo.host_policy import HostPolicies
 from repo.model_config import ensemble_scheduling, sequence_batching
 from repo.preparation import ModelDescription
@@ -84,6 +84,7 @@ class Ports:
     tracing: TracePorts = field(default_factory=TracePorts)
     available_memory: AvailableMemory = lambda: None
     devices: Devices = field(default_factory=NoDevices)
+    pinned_memory: PinnedMemory = lambda: MemoryUse(0, 0)
     reclaim: Callable[[], None] | None = None  # called when models have ended
 
 

@@ -180,5 +180,6 @@ def production_ports(options: ServerOptions, starter: Starter) -> Ports:
         ),
         available_memory=available_bytes,
         devices=devices,
+        pinned_memory=lanes.pinned_use,
         reclaim=release_memory,
     )

@@ -70,6 +70,7 @@ class Server:
         self._zygote = ZygoteOnDemand(log=log_of_workers)
         ports = production_ports(options, self._zygote)
         self.core: Core = wire_core(options, ports, server_version=VERSION)
+        self._pinned_memory = ports.pinned_memory
         self.http_port = 0  # the ports in use, once `run` has reported `started`
         self.grpc_port = 0
         self.metrics_port = 0
@@ -168,6 +169,7 @@ class Server:
             server_version=VERSION,
             connections=self._connections,
             keyring=self._key_file.keyring,
+            pinned_memory=self._pinned_memory,
         )
         await observers.start(observation.run)
         if observation.console is not None:

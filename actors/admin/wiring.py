@@ -19,6 +19,7 @@ from actors.metrics.page import Metrics, Processor
 from actors.settings.options import ServerOptions
 from actors.wiring import Core
 from protocol.api_keys import Keyring
+from repo.devices.port import MemoryUse, PinnedMemory
 
 if TYPE_CHECKING:
     from actors.console.wiring import Console
@@ -61,6 +62,7 @@ def wire_observation(
     server_version: str,
     connections: Callable[[], Mapping[str, int]] = dict,
     keyring: Keyring | None = None,
+    pinned_memory: PinnedMemory = lambda: MemoryUse(0, 0),
 ) -> Observation:
     """What the pages are made of; `connections` counts those that are open, by protocol."""
     gpus = None
@@ -72,6 +74,7 @@ def wire_observation(
         options=options,
         processor=Processor(),
         custom=core.custom_metrics,
+        pinned_memory=pinned_memory,
         mailboxes=core.mailboxes,
         gpus=gpus,
         connections=connections,

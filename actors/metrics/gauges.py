@@ -1,4 +1,4 @@
-"""Gauges that Triton does not have: what waits, where it lies, and who is connected.
+"""Gauges of the server as a whole: what waits, where it lies, who is connected, the pinned pool.
 
 Everything is read where it is when a page is asked for: nobody counts for these.
 """
@@ -13,6 +13,7 @@ from actors.mailboxes import MailboxRegister
 from actors.messages import VersionKey
 from protocol.metrics_families import family
 from protocol.metrics_text import Family, Sample
+from repo.devices.port import MemoryUse
 
 # Levels of one model that are on the page while they are empty.
 MAX_IDLE_LEVELS: Final = 64
@@ -72,6 +73,14 @@ def connections(counts: Mapping[str, int]) -> Family:
         "troupe_connections",
         [Sample(count, {"protocol": protocol}) for protocol, count in counts.items()],
     )
+
+
+def pinned_memory(use: MemoryUse) -> list[Family]:
+    """The pool of page-locked memory that copies to and from GPUs go through."""
+    return [
+        family("nv_pinned_memory_pool_total_bytes", [Sample(use.total, {})]),
+        family("nv_pinned_memory_pool_used_bytes", [Sample(use.used, {})]),
+    ]
 
 
 def _shown_levels(serving: ServingVersion) -> Iterable[int]:

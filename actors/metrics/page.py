@@ -27,6 +27,7 @@ from actors.settings.metrics_settings import MetricsSettings
 from actors.settings.options import ServerOptions
 from protocol.metrics_families import family
 from protocol.metrics_text import Family, HistogramSample, Sample, SummarySample, render
+from repo.devices.port import PinnedMemory
 
 _NS_PER_US: Final = 1000
 
@@ -139,6 +140,7 @@ class Metrics:
         processor: Processor,
         custom: CustomMetrics,
         mailboxes: MailboxRegister,
+        pinned_memory: PinnedMemory,
         gpus: GpuMonitor | None = None,
         connections: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
@@ -149,6 +151,7 @@ class Metrics:
         self._processor = processor
         self._custom = custom
         self._mailboxes = mailboxes
+        self._pinned_memory = pinned_memory
         self._gpus = gpus
         self._connections = connections
 
@@ -159,6 +162,7 @@ class Metrics:
         families += gauges.waiting(self._index.value, trio.current_time())
         families.append(gauges.mailbox_depths(self._mailboxes))
         families.append(gauges.connections(self._connections()))
+        families += gauges.pinned_memory(self._pinned_memory())
         if self._options.allow_cpu_metrics:
             families += self._processor.families()
         if self._gpus is not None:

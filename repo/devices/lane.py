@@ -13,7 +13,7 @@ from typing import Final
 
 from repo.devices.limits import by_gpu
 from repo.devices.pools import BufferPool
-from repo.devices.port import Device, DeviceMemory, Devices, HostMemory, Stream
+from repo.devices.port import Device, DeviceMemory, Devices, HostMemory, MemoryUse, Stream
 
 # What a GPU's pool has unless --cuda-memory-pool-byte-size says otherwise.
 DEVICE_POOL_BYTES: Final = 67_108_864
@@ -53,6 +53,15 @@ class Lanes:
         """By --pinned-memory-pool-byte-size and --cuda-memory-pool-byte-size."""
         sizes = {gpu: int(size) for gpu, size in by_gpu(memory).items()}
         return cls(devices, pinned_bytes=pinned_bytes, memory_bytes=sizes)
+
+    def pinned_use(self) -> MemoryUse:
+        """The pool of pinned memory: its size and what is free of it. Without GPUs there is none.
+
+        Any thread may ask.
+        """
+        total = self._pinned_bytes if self._devices.table.gpus else 0
+        pool = self._pinned
+        return MemoryUse(total, total - (pool.used if pool is not None else 0))
 
     def open(self, device_id: int) -> Lane:
         """A lane for the calling thread, whose current device this becomes.

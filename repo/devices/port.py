@@ -41,6 +41,10 @@ class MemoryUse:
         return self.total - self.free
 
 
+# How much of the pool of page-locked memory is in use now.
+PinnedMemory = Callable[[], MemoryUse]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceMemory:
     """A span of a device's memory, valid as long as `owner` lives and nobody frees it."""

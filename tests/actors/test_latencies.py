@@ -23,6 +23,7 @@ from actors.settings.flag_values import BadOption
 from actors.settings.metrics_settings import MetricsSettings
 from actors.settings.options import ServerOptions
 from protocol.status import ServerError, internal
+from repo.devices.port import MemoryUse
 from repo.metric_controls import first_response_buckets
 from repo.pbtxt import parse_config
 from simulation.world import SimulatedModel, World
@@ -158,6 +159,7 @@ async def page(world: World, options: ServerOptions) -> list[str]:
         processor=Processor(),
         custom=world.core.custom_metrics,
         mailboxes=world.core.mailboxes,
+        pinned_memory=lambda: MemoryUse(5, 3),
     )
     return (await metrics.page()).splitlines()
 
@@ -184,6 +186,17 @@ def test_durations_may_be_left_out_and_counts_go_on() -> None:
         ]
 
     World({"m": model()}, options=chosen).run(scenario)
+
+
+def test_the_pool_of_pinned_memory_is_on_the_page() -> None:
+    async def scenario(world: World) -> None:
+        lines = samples(await page(world, options()), "nv_pinned_memory_pool_")
+        assert lines == [
+            "nv_pinned_memory_pool_total_bytes 5",
+            "nv_pinned_memory_pool_used_bytes 2",
+        ]
+
+    World({"m": model()}, options=options()).run(scenario)
 
 
 def test_first_responses_are_observed_of_every_kind_of_model() -> None:

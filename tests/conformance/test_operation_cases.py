@@ -93,6 +93,12 @@ def test_case_48_the_machine_is_on_the_page(server: Any) -> None:
     assert 0 < values["nv_cpu_memory_used_bytes"] < values["nv_cpu_memory_total_bytes"]
 
 
+def test_a_machine_without_gpus_pins_no_memory(server: Any) -> None:
+    lines = page(server)
+    assert "nv_pinned_memory_pool_total_bytes 0" in lines
+    assert "nv_pinned_memory_pool_used_bytes 0" in lines
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from repo.devices.fake import FakeGpu, Operation
 from repo.devices.lane import DEVICE_POOL_BYTES, Lanes
 from repo.devices.pipeline import Pipeline, is_stageable
 from repo.devices.pools import SMALLEST
-from repo.devices.port import DeviceLost, DeviceSpan, NoDevices
+from repo.devices.port import DeviceLost, DeviceSpan, MemoryUse, NoDevices
 from repo.pbtxt import parse_config
 from tests.repo.devices.fake_model import Doubling, lanes, request
 
@@ -246,3 +246,19 @@ def test_pools_have_the_sizes_that_flags_say() -> None:
     lane = of.open(3)
     lane.close()
     assert [stream.is_open for stream in gpu.streams[-3:]] == [False] * 3
+
+
+def test_what_the_pool_of_pinned_memory_says_of_itself() -> None:
+    gpu = FakeGpu(seconds_per_byte=FOUR_BYTES)
+    of = lanes(gpu, pinned_bytes=1 << 16)
+    assert of.pinned_use() == MemoryUse(1 << 16, 1 << 16), "it has its size before it is used"
+    rig = Rig(gpu, of)
+    assert rig.begin(1.0)
+    assert of.pinned_use().used == 2 * SMALLEST, "an input and an output are on their way"
+    assert rig.finish() == [[2.0]]
+    assert of.pinned_use() == MemoryUse(1 << 16, 1 << 16)
+
+
+def test_without_a_gpu_there_is_no_pinned_memory() -> None:
+    of = Lanes(NoDevices(), pinned_bytes=1 << 16, memory_bytes={})
+    assert of.pinned_use() == MemoryUse(0, 0)
