@@ -6,8 +6,12 @@ ARGS ?=
 
 .PHONY: serve test gpu-test setup simulate bench lint types proto clean
 
+# PyTorch is an extra, and a server ends when a model does not load: looked at when a recipe runs.
+HAS_TORCH = $(shell $(RUN)/python -c 'from importlib.util import find_spec; print("yes" if find_spec("torch") else "")')
+
 serve: $(VENV)/.serve
-	$(RUN)/troupe serve --model-repository sample_repository --admin-port=8003 $(ARGS)
+	$(if $(HAS_TORCH),,@echo "Without PyTorch sample_repository_torch is left out; to get it: $(RUN)/pip install -e '.[torch]'")
+	$(RUN)/troupe serve --model-repository sample_repository $(if $(HAS_TORCH),--model-repository sample_repository_torch )--admin-port=8003 $(ARGS)
 
 test: $(VENV)/.test
 	$(RUN)/pytest $(ARGS)
