@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -176,3 +178,18 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"failed to read text proto from {file}:1:1" in capsys.readouterr().err
     assert config(["convert", str(file)]) == 2
     assert config(["--help"]) == 0
+
+
+def test_whoever_reads_may_leave() -> None:
+    """As in `troupe lint sample_repository | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "troupe", "lint", "sample_repository"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
