@@ -70,8 +70,13 @@ class Batcher:
 async def serve_aio(port: int) -> None:
     batcher = Batcher(answer)
     server = grpc.aio.server(options=MESSAGE_LIMITS)
+
+    async def infer(request: ModelInferRequest, _: object) -> ModelInferResponse:
+        response: ModelInferResponse = await batcher.ask(request)
+        return response
+
     handler = grpc.unary_unary_rpc_method_handler(
-        lambda request, _: batcher.ask(request),
+        infer,  # not a lambda: whether to await the answer is decided by what it was defined as
         request_deserializer=ModelInferRequest.FromString,
         response_serializer=ModelInferResponse.SerializeToString,
     )
