@@ -3,11 +3,13 @@
     python bench/wire.py                  # some three minutes; prints the tables of docs/wire.md
 
 gRPC: unary ModelInfer through a batcher to an in-process no-op, with constant headers and with one
-header that changes on each call; one call at a time; 600 kB tensors. HTTP: binary tensors. The
-servers take turns, `ROUNDS` times; a ratio is taken within a round and the table gives the median
-with its extremes. CPU is user and system time of the server process per answer. uvicorn with
-httptools and uvloop is installed into `.peers/wire` by the first run; `bench/uvicorn_apps.py` says
-what its two applications do and leave out.
+header that changes on each call; one call at a time; 600 kB tensors, by h2load where it is
+installed, since a client in Python is as dear as a server there. HTTP: binary tensors. Before a
+gRPC server is measured, one answer to a real client is compared with the right one. The servers
+take turns, `ROUNDS` times; a ratio is taken within a round and the table gives the median with its
+extremes. CPU is user and system time of the server process per answer. uvicorn with httptools and
+uvloop is installed into `.peers/wire` by the first run; `bench/uvicorn_apps.py` says what its two
+applications do and leave out.
 
     python bench/wire.py --before FOLDER  # Troupe beside itself as it is in another checkout
 """
@@ -29,11 +31,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from bench import http_load, wire_load
+from bench import h2load_client, http_load, wire_load
 from bench.processes import free_ports
-from protocol.proto.messages import ModelInferRequest
+from protocol.proto.messages import ModelInferRequest, ModelInferResponse
 
 ROOT = Path(__file__).parents[1]
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 ROUNDS = 3
 SECONDS = 3.0
 TICK = 0.01
@@ -130,6 +133,13 @@ class Row:
     fresh_headers: bool = False
     http: bool = False
     kind: str = "binary"  # of the tensors over HTTP; or "json"
+    by_h2load: bool = False  # where it is installed
+
+    @property
+    def client(self) -> str:
+        if self.by_h2load and h2load_client.is_installed():
+            return h2load_client.COMMAND
+        return "http_load.py" if self.http else "wire_load.py"
 
     def drive(self, server: Server) -> dict[str, float]:
         if self.http:
@@ -140,15 +150,52 @@ class Row:
                 seconds=SECONDS,
                 kind=self.kind,
             )
-        return wire_load.drive(
-            server.grpc,
-            "/inference.GRPCInferenceService/ModelInfer",
-            grpc_message(self.elements),
-            connections=self.connections,
-            streams=self.streams,
-            seconds=SECONDS,
-            fresh_headers=self.fresh_headers,
-        )
+        message = grpc_message(self.elements)
+        answer_bytes = checked_answer(server.grpc, message)
+        in_flight = self.connections * self.streams
+        if self.client == h2load_client.COMMAND:
+            found = h2load_client.drive(
+                server.grpc,
+                INFER,
+                message,
+                connections=self.connections,
+                streams=self.streams,
+                seconds=SECONDS,
+            )
+            result = {
+                "answers": found.answers,
+                "answers_per_second": found.answers_per_second,
+                "latency_us": in_flight / found.answers_per_second * 1e6,
+                "failed": 0,
+                "received_bytes": found.received_bytes,
+            }
+        else:
+            result = wire_load.drive(
+                server.grpc,
+                INFER,
+                message,
+                connections=self.connections,
+                streams=self.streams,
+                seconds=SECONDS,
+                fresh_headers=self.fresh_headers,
+            )
+        # A call that failed has no message; some were under way at either end.
+        least = answer_bytes * (result["answers"] - in_flight)
+        assert result["received_bytes"] >= least, "some calls have failed"
+        return result
+
+
+def checked_answer(address: str, message: bytes) -> int:
+    """The bytes of the right answer. Fails if the server gives another one to a real client."""
+    import grpc  # not needed for the rows of HTTP
+
+    limit = ("grpc.max_receive_message_length", -1)
+    with grpc.insecure_channel(address, options=[limit]) as channel:
+        answer: bytes = channel.unary_unary(INFER)(message, wait_for_ready=True)
+    response = ModelInferResponse.FromString(answer)
+    request = ModelInferRequest.FromString(message)
+    assert list(response.raw_output_contents) == list(request.raw_input_contents), "a wrong answer"
+    return len(answer)
 
 
 GRPC = ("troupe", "grpcio-aio", "grpcio-sync")
@@ -157,7 +204,7 @@ ROWS = (
     Row("gRPC, 64 in flight, constant headers", GRPC, 4, 16),
     Row("gRPC, 64 in flight, a new header each call", GRPC, 4, 16, fresh_headers=True),
     Row("gRPC, one call at a time", GRPC, 1, 1),
-    Row("gRPC, 600 kB tensors, 4 in flight", GRPC, 1, 4, elements=150_000),
+    Row("gRPC, 600 kB tensors, 4 in flight", GRPC, 1, 4, elements=150_000, by_h2load=True),
     Row("HTTP, binary, 64 connections", HTTP, 64, 1, http=True),
     Row("HTTP, binary, one connection", HTTP, 1, 1, http=True),
     Row("HTTP, JSON, 64 connections", HTTP, 64, 1, http=True, kind="json"),
@@ -171,10 +218,10 @@ def measure(rows: tuple[Row, ...], rounds: int, before: Path | None) -> None:
         (repository / "noop" / "1").mkdir(parents=True)
         (repository / "noop" / "config.pbtxt").write_text(MODEL)
         print(
-            "| load | server | answers/s | mean latency µs | CPU µs/answer "
+            "| load | client | server | answers/s | mean latency µs | CPU µs/answer "
             "| Troupe's answers/s are | of Troupe's CPU |"
         )
-        print("|---|---|--:|--:|--:|--:|--:|")
+        print("|---|---|---|--:|--:|--:|--:|--:|")
         for row in rows:
             print_row(row, repository, rounds, before)
 
@@ -205,7 +252,7 @@ def print_row(row: Row, repository: Path, rounds: int, before: Path | None) -> N
                 spread([theirs[2] / ours[2] for ours, theirs in rounds_of_both]),
             ]
         print(
-            f"| {row.title} | {name} | {rate:,.0f} | {latency:,.0f} | {cpu:,.0f} "
+            f"| {row.title} | {row.client} | {name} | {rate:,.0f} | {latency:,.0f} | {cpu:,.0f} "
             f"| {verdicts[0]} | {verdicts[1]} |",
             flush=True,
         )
@@ -223,6 +270,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="another checkout, in place of the peers")
     given = parser.parse_args()
     rows = tuple(row for row in ROWS if given.only in row.title)
+    if any(row.by_h2load for row in rows) and not h2load_client.is_installed():
+        print("h2load is not installed (nghttp2-client): wire_load.py takes its place")
     measure(rows, given.rounds, given.before)
 
 

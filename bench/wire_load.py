@@ -2,8 +2,8 @@
 
 It keeps `streams` calls in flight on each of `connections` connections and counts the answers by
 their trailers. Frames are encoded once; per call only the stream identifier changes and, with
-`fresh_headers`, one header value that no table has seen before. It checks that answers come, not
-what they say: the caller compares one answer with a real client first.
+`fresh_headers`, one header value that no table has seen before. It checks that answers come and
+counts their bytes, not what they say: the caller compares one answer with a real client's first.
 
     python bench/wire_load.py --address 127.0.0.1:8001 --message request.bin \
         --connections 4 --streams 16 --seconds 3
@@ -75,7 +75,8 @@ class Connection:
         self._parts: list[memoryview] = []  # what goes out before them, large bodies uncopied
         self._view = memoryview(self._body)
         self._unsent: dict[int, list[int]] = {}  # stream → [offset into the body, its window]
-        self._received = 0
+        self._ungranted = 0  # bytes of DATA since the server's window was last widened
+        self.message_bytes = 0  # all that came in DATA
         self.answered = 0
         self.failed = 0
 
@@ -154,7 +155,8 @@ class Connection:
             length = head >> 8
             kind = head & 0xFF
             if kind == DATA:
-                self._received += length
+                self._ungranted += length
+                self.message_bytes += length
                 self._skip = max(0, position + 9 + length - end)
             elif end - position - 9 < length:
                 break
@@ -177,10 +179,10 @@ class Connection:
                 self._outbound += inbound[position + 9 : position + 17]
             position += 9 + length
         del inbound[:position]
-        if self._received > 1 << 29:
+        if self._ungranted > 1 << 29:
             self._outbound += FRAME.pack(4 << 8 | WINDOW_UPDATE, 0, 0)
-            self._outbound += struct.pack(">I", self._received)
-            self._received = 0
+            self._outbound += struct.pack(">I", self._ungranted)
+            self._ungranted = 0
         self.answered += done
         if self._unsent:
             self._send_what_fits()
@@ -208,7 +210,10 @@ def drive(
     seconds: float,
     fresh_headers: bool = False,
 ) -> dict[str, float]:
-    """Answers per second over `seconds`, after a tenth of that as warm-up; mean latency in µs."""
+    """Answers per second over `seconds`, after a tenth of that as warm-up; mean latency in µs.
+
+    `answers` and `received_bytes`, those of messages, are of the whole time.
+    """
     selector = selectors.DefaultSelector()
     peers = [
         Connection(address, path, message, fresh_headers=fresh_headers) for _ in range(connections)
@@ -235,6 +240,8 @@ def drive(
         "answers_per_second": answered / elapsed,
         "latency_us": connections * streams * elapsed / max(1, answered) * 1e6,
         "failed": sum(peer.failed for peer in peers),
+        "answers": sum(peer.answered for peer in peers),
+        "received_bytes": sum(peer.message_bytes for peer in peers),
     }
 
 
