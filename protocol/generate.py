@@ -27,7 +27,7 @@ from protocol.json_text import (
     to_bytes,
 )
 from protocol.status import ServerError, internal, invalid_arg, request_prefix
-from protocol.v2_json import check_json_size
+from protocol.v2_json_memory import check_json_size
 from protocol.v2_json_parameters import custom_parameter
 from protocol.v2_json_tensors import decode_data, elements_of
 

@@ -27,6 +27,10 @@ NOT_PLAIN: Final = object()
 """Stands for the value of a document that has to be parsed thoroughly."""
 
 
+# What can be written with these is a number or an array.
+_OF_NUMBERS: Final = b"0123456789+-.eE, \t\r\n[]"
+
+
 def parse_plain(document: bytes | memoryview) -> object:
     """The value of a document in strict JSON whose keys are all different, or NOT_PLAIN.
 
@@ -64,6 +68,20 @@ def _count_members(members: dict[str, object], depth: int) -> int:
                 [_count_members(each, depth - 1) for each in inner if isinstance(each, dict)]
             )
     return count
+
+
+def plain_numbers(text: bytes) -> list[int | float] | None:
+    """The elements of a JSON array of finite numbers; None if it is anything else.
+
+    `text` has one closing bracket, so that no element is an array.
+    """
+    if orjson is None or text.translate(None, _OF_NUMBERS):
+        return None
+    try:
+        numbers: list[int | float] = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return numbers
 
 
 def number_array(array: Array) -> str | None:

@@ -3,11 +3,8 @@
 Owns the order of a request's bytes (JSON header, then binary tensors in the order of `inputs`) and
 every check that needs the request alone. What needs the model's configuration (which inputs it
 has, their datatypes and shapes) is admission's. Binary tensors are slices of the body: views, if
-the body is one. `protocol.v2_json_response` is the way back.
-
-Clients that send tensors in binary repeat their JSON headers to the byte, but for the request's id
-where they give one; a parsed header without tensor data in it is remembered by its bytes, or by
-those behind the id.
+the body is one. `protocol.v2_json_memory` reads the header, `protocol.v2_json_response` is the way
+back.
 """
 
 from __future__ import annotations
@@ -24,17 +21,11 @@ from protocol.inference import (
     tensor_over,
 )
 from protocol.status import invalid_arg, not_found
-from protocol.v2_json_header import InferHeader, InputEntry, parse_header
+from protocol.v2_json_memory import HeaderMemory, ReadHeader
 from protocol.v2_json_parameters import HeaderForwarding
 
 DEFAULT_MAX_INPUT_SIZE: Final = 67_108_864  # --http-max-input-size
 
-# At most 4 MiB of header text in each of two memories, and as much again parsed.
-REMEMBERED_HEADER_BYTES: Final = 4096
-REMEMBERED_HEADERS: Final = 1024
-
-# How a header begins that names its request first, in characters that stand for themselves.
-_PLAIN_ID: Final = re.compile(rb'\{"id": ?"([ !#-\[\]-~]*)",')
 _INT32_RANGE: Final = (-(2**31), 2**31 - 1)
 _PLAIN_DIGITS: Final = 9  # so many are an int32, whichever they are
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
@@ -51,8 +42,7 @@ class InferDecoder:
     ) -> None:
         self._max_input_size = max_input_size
         self._forwarding = forwarding or HeaderForwarding()
-        self._remembered: dict[bytes, InferHeader] = {}
-        self._remembered_behind_id: dict[bytes, InferHeader] = {}
+        self._headers = HeaderMemory(max_input_size)
 
     def decode(
         self,
@@ -75,13 +65,13 @@ class InferDecoder:
         if length == 0:
             request, plan = self._decode_raw(model_name, model_version, body)
         else:
-            header, request_id = self._header(body if length == total else body[:length])
-            inputs = _take_inputs(header.inputs, model_name, body, length, regions)
-            template, plan = header.request, header.plan
+            read = self._headers.read(body if length == total else body[:length])
+            inputs = _take_inputs(read, model_name, body, length, regions)
+            template, plan = read.header.request, read.header.plan
             request = InferRequest(
                 model_name,
                 model_version,
-                request_id,
+                read.request_id,
                 inputs,
                 template.requested_outputs,
                 dict(template.parameters),
@@ -106,36 +96,6 @@ class InferDecoder:
         tensor = Tensor("", "", (), raw=body)
         request = InferRequest(model_name, model_version, inputs=[tensor], raw_input=True)
         return request, ResponsePlan()
-
-    def _header(self, document: bytes | memoryview) -> tuple[InferHeader, str]:
-        """The header in `document`, and the request's own id."""
-        if len(document) > REMEMBERED_HEADER_BYTES:
-            check_json_size(len(document), self._max_input_size)
-            parsed = parse_header(document, self._max_input_size)
-            return parsed, parsed.request.id
-        text = key = bytes(document)
-        remembered = self._remembered
-        identified = _PLAIN_ID.match(text)
-        if identified is not None:
-            key, remembered = text[identified.end() :], self._remembered_behind_id
-        header = remembered.get(key)
-        if header is None:
-            check_json_size(len(text), self._max_input_size)
-            header = parse_header(text, self._max_input_size)
-            if header.may_repeat and (identified is not None or not header.request.id):
-                if len(remembered) >= REMEMBERED_HEADERS:
-                    remembered.clear()
-                remembered[key] = header
-        return header, header.request.id if identified is None else identified[1].decode("ascii")
-
-
-def check_json_size(byte_size: int, limit: int) -> None:
-    """Raise INVALID_ARG for a JSON document larger than --http-max-input-size."""
-    if byte_size > limit:
-        raise invalid_arg(
-            f"request JSON size of {byte_size} bytes exceeds the maximum allowed input size of "
-            f"{limit} bytes. Use --http-max-input-size to increase the limit."
-        )
 
 
 def parse_header_length(value: str, body_length: int) -> int:
@@ -167,7 +127,7 @@ def _parse_int32(value: str) -> int:
 
 
 def _take_inputs(
-    given: tuple[InputEntry, ...],
+    read: ReadHeader,
     model_name: str,
     body: bytes | memoryview,
     offset: int,
@@ -175,9 +135,10 @@ def _take_inputs(
 ) -> list[Tensor]:
     """The tensors of a request, those in binary taken from `body` at `offset` and on."""
     tensors: list[Tensor] = []
+    in_json = iter(read.data)
     total = len(body)
     raw: bytes | memoryview | None
-    for each in given:
+    for each in read.header.inputs:
         size = each.binary_data_size
         if size is not None:
             end = offset + size
@@ -196,7 +157,7 @@ def _take_inputs(
             tensors.append(tensor_over(each.name, each.datatype, each.shape, content))
             continue
         else:
-            raw = each.data
+            raw = next(in_json)
         tensors.append(Tensor(each.name, each.datatype, each.shape, raw=raw))
     if offset != total:
         raise invalid_arg(f"unexpected additional input data for model '{model_name}'")

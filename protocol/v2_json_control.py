@@ -24,7 +24,7 @@ from protocol.json_text import (
     parse,
 )
 from protocol.status import ServerError, internal, invalid_arg, unavailable, unsupported
-from protocol.v2_json import check_json_size
+from protocol.v2_json_memory import check_json_size
 
 LOG_FORMATS: Final = ("default", "ISO8601")
 

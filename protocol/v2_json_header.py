@@ -50,10 +50,10 @@ class InferHeader:
     inputs: tuple[InputEntry, ...]
     plan: ResponsePlan
 
-    @property
-    def may_repeat(self) -> bool:
-        """Whether the same bytes, but for the id, are likely to come again, and cheap to keep."""
-        return not self.request.correlation_id and all(given.data is None for given in self.inputs)
+    def without_data(self) -> InferHeader:
+        """The same, to be kept: tensor data may be large."""
+        inputs = [each if each.data is None else each._replace(data=b"") for each in self.inputs]
+        return InferHeader(self.request, tuple(inputs), self.plan)
 
 
 def parse_header(document: bytes | memoryview, max_input_size: int) -> InferHeader:
