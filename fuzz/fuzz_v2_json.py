@@ -22,6 +22,7 @@ if __name__ == "__main__":
 import json
 import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from fuzz.mutations import Fuzzer, main
 from protocol.datatypes import ELEMENT_SIZE
@@ -75,6 +76,10 @@ TOKENS = (
     b'{"name":"INPUT0","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}', b'"BYTES"', b'"FP16"',
     b'"BOOL"', b'"INT8"', b'"UINT64"', b'"shape":[0]', b'"shape":[]', b"\x1f\x8b\x08", b"\x78\x9c",
 )  # fmt: skip
+
+
+# Another request of the same client, more or less: other numbers, the same length.
+OTHER_NUMBERS: Final = bytes.maketrans(b"15", b"51")
 
 
 class OneRegion:
@@ -200,29 +205,42 @@ def _expect_an_answer(decode: Callable[[bytes], object], body: bytes) -> object:
 
 
 def _infer(body: bytes, header_length: str | None) -> None:
-    decoder, regions = InferDecoder(max_input_size=LIMIT), OneRegion()
-    outcomes: list[object] = []
-    for form in (body, memoryview(body), body):
-        try:
-            request, plan = decoder.decode("M", "", form, header_length, regions=regions)
-        except ServerError as error:
-            outcomes.append((error.status, error.message))
-        else:
-            outcomes.append((_shown(request), plan))
-    assert outcomes[0] == outcomes[1] == outcomes[2], "the form of a buffer matters"
-    if isinstance(outcomes[0], tuple) and isinstance(outcomes[0][1], ResponsePlan):
+    decoder = InferDecoder(max_input_size=LIMIT)
+    outcomes = [_decode(decoder, form, header_length) for form in (body, memoryview(body), body)]
+    shown = [_shown(outcome) for outcome in outcomes]
+    assert shown[0] == shown[1] == shown[2], "the form of a buffer matters"
+    other = body.translate(OTHER_NUMBERS)
+    fresh = InferDecoder(max_input_size=LIMIT)
+    assert _shown(_decode(decoder, other, header_length)) == _shown(
+        _decode(fresh, other, header_length)
+    ), "what has come before matters"
+    if not isinstance(outcomes[0], ServerError):
+        request, plan = outcomes[0]
         if request.raw_input:
             assert request.inputs[0].raw == body
             return
         _compare(body, header_length, request)
-        _encode(request, plan, regions)
+        _encode(request, plan, OneRegion())
 
 
-def _shown(request: InferRequest) -> object:
+def _decode(
+    decoder: InferDecoder, body: bytes | memoryview, header_length: str | None
+) -> tuple[InferRequest, ResponsePlan] | ServerError:
+    try:
+        return decoder.decode("M", "", body, header_length, regions=OneRegion())
+    except ServerError as error:
+        return error
+
+
+def _shown(outcome: tuple[InferRequest, ResponsePlan] | ServerError) -> object:
+    """In comparable form."""
+    if isinstance(outcome, ServerError):
+        return outcome.status, outcome.message
+    request, plan = outcome
     tensors = [(t.name, t.datatype, t.shape, bytes(t.raw)) for t in request.inputs]
     return (
         request.id, tensors, request.requested_outputs, repr(request.parameters),
-        request.correlation_id, request.sequence_flags, request.priority, request.timeout_us,
+        request.correlation_id, request.sequence_flags, request.priority, request.timeout_us, plan,
     )  # fmt: skip
 
 

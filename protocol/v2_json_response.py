@@ -25,9 +25,13 @@ from protocol.v2_json_tensors import encode_data
 
 LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 
-# A model's responses with binary outputs of the same sizes have the same JSON but for the id, so it
-# is remembered; at about 300 bytes each this is well below 1 MiB.
+# A model's responses with binary outputs of the same sizes have the same JSON but for the id, and
+# those with outputs in JSON but for the id and the data, so it is remembered; at about 300 bytes
+# each this is well below 1 MiB.
 REMEMBERED_HEADERS: Final = 1024
+
+# Stands for data in the JSON of a response; no JSON text has this character.
+_HOLE: Final = "\0"
 
 Labels = Callable[[str], Sequence[str] | None]
 """The class labels of an output, or None where the model gives none."""
@@ -48,6 +52,7 @@ class InferEncoder:
 
     def __init__(self) -> None:
         self._remembered: dict[tuple[object, ...], tuple[Headers, bytes]] = {}
+        self._pieces: dict[tuple[object, ...], list[str]] = {}  # what surrounds data in JSON
 
     def encode(
         self,
@@ -68,10 +73,7 @@ class InferEncoder:
             return self._encode_planned(response, plan, regions, labels, has_batch_dim)
         if plan.binary:
             return self._encode_binary(response, response.outputs)
-        texts = [
-            f'{_output_start(tensor)},"data":{encode_data(tensor)}}}' for tensor in response.outputs
-        ]
-        return JSON_HEADERS, [_header_text(response, texts)]
+        return JSON_HEADERS, [self._json_text(response)]
 
     def _encode_planned(
         self,
@@ -107,6 +109,23 @@ class InferEncoder:
                 texts.append(f'{_output_start(tensor)},"data":{encode_data(tensor)}}}')
         header = _header_text(response, texts)
         return _headers_for(header, any(parts)), [header, *parts]
+
+    def _json_text(self, response: InferResponse) -> bytes:
+        """The whole body, with every output in it."""
+        shown = [(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs]
+        key = (response.model_name, response.model_version, *shown)
+        pieces = self._pieces.get(key) if not response.parameters else None
+        if pieces is None:
+            starts = [f'{_output_start(tensor)},"data":{_HOLE}}}' for tensor in response.outputs]
+            pieces = _response_text(response, starts).split(_HOLE)
+            if not response.parameters:
+                if len(self._pieces) >= REMEMBERED_HEADERS:
+                    self._pieces.clear()
+                self._pieces[key] = pieces
+        texts = [f"{{{_identity(response.id)}{pieces[0][1:]}" if response.id else pieces[0]]
+        for tensor, piece in zip(response.outputs, pieces[1:], strict=True):
+            texts += (encode_data(tensor), piece)
+        return to_bytes("".join(texts))
 
     def _encode_binary(
         self, response: InferResponse, tensors: list[Tensor]
@@ -163,10 +182,15 @@ def _identity(request_id: str) -> str:
 
 def _header_text(response: InferResponse, outputs: list[str], *, named: bool = True) -> bytes:
     """The JSON of a response, with the request's id in front where it has one and is `named`."""
-    identity = _identity(response.id) if named and response.id else ""
+    text = _response_text(response, outputs)
+    return to_bytes(f"{{{_identity(response.id)}{text[1:]}" if named and response.id else text)
+
+
+def _response_text(response: InferResponse, outputs: list[str]) -> str:
+    """The JSON of a response, whatever the request's id."""
     parameters = f'"parameters":{dumps(response.parameters)},' if response.parameters else ""
-    return to_bytes(
-        f'{{{identity}"model_name":{dumps(response.model_name)},'
+    return (
+        f'{{"model_name":{dumps(response.model_name)},'
         f'"model_version":{dumps(response.model_version)},{parameters}'
         f'"outputs":[{",".join(outputs)}]}}'
     )

@@ -192,6 +192,30 @@ def test_a_remembered_response_names_its_request_all_the_same() -> None:
     assert len(encoder._remembered) == 1
 
 
+def test_what_surrounds_data_in_json_is_remembered() -> None:
+    encoder = InferEncoder()
+    answers = (
+        response(output("O", 1, 2), output('a"\0', 3)),
+        response(output("O", 4, 5), output('a"\0', 6)),
+        response(output("O", 7, 8), output('a"\0', 9), id='é"\0'),
+        response(output("O", 7, 8), output('a"\0', 9), parameters={"p": "\0"}),
+        response(),
+    )
+    for answer in answers:
+        assert encoder.encode(answer, JSON) == InferEncoder().encode(answer, JSON)
+    assert len(encoder._pieces) == 2
+    text = bytes(encoder.encode(answers[2], JSON)[1][0])
+    root = json.loads(text)
+    assert list(root) == ["id", "model_name", "model_version", "outputs"]
+    assert root["id"] == 'é"\0'
+    assert [(each["name"], each["data"]) for each in root["outputs"]] == [
+        ("O", [7, 8]), ('a"\0', [9]),
+    ]  # fmt: skip
+    for index in range(REMEMBERED_HEADERS + 10):
+        encoder.encode(response(output(str(index), 1)), JSON)
+    assert len(encoder._pieces) <= REMEMBERED_HEADERS
+
+
 def test_the_texts_of_responses_that_there_cannot_be() -> None:
     assert decoupled_over_http().http_status == 501
     assert decoupled_over_http().message == (
