@@ -38,13 +38,13 @@ class Mailbox:
         self._scope: trio.CancelScope  # of an owner that is served: until when it waits
         self.is_closed = False
 
-    def door(self, capacity: int, *, quiet: bool = False) -> Door[T]:
+    def door(self, capacity: int, *, patience: int = 0) -> Door[T]:
         """A new door with room for `capacity` messages (> 0) that nobody has taken yet.
 
-        A quiet door rings only once it is half full: its messages can wait for the next time the
-        owner looks, but not for ever.
+        It rings when there are more than `patience` of them: so many can wait for the next time
+        that the owner looks, but not for ever.
         """
-        door = Door[T](self, capacity, quiet=quiet)
+        door = Door[T](self, capacity, patience)
         self._doors[door] = door  # type: ignore[assignment]  # only ever closed through this table
         return door
 
@@ -181,13 +181,13 @@ class Door(Generic[T]):
         "is_closed",
     )
 
-    def __init__(self, mailbox: Mailbox, capacity: int, *, quiet: bool) -> None:
+    def __init__(self, mailbox: Mailbox, capacity: int, patience: int) -> None:
         self._mailbox = mailbox
         self._messages: deque[T] = deque()  # at most `capacity`
         self._parked: dict[Parked[T], None] = {}  # in order; not empty only while it is full
         self._owed: deque[T] = deque()  # one or none, as a rule
         self._wisher: Mailbox | None = None  # whom to tell of room
-        self._high_water = capacity // 2 if quiet else 0
+        self._high_water = patience
         self.capacity = capacity
         self.is_closed = False
 

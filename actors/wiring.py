@@ -64,8 +64,11 @@ from repo.host_policy import HostPolicies
 from repo.model_config import ensemble_scheduling, sequence_batching
 from repo.preparation import ModelDescription
 
-# Facts wait here until Statistics looks: at half of it, or when somebody asks.
+# More than the facts of one turn of the event loop, after which Statistics looks at the latest.
 FACTS_DOOR: Final = 256
+# Facts that wait for more. Counting this many takes no longer than a client needs to ask again, so
+# that nobody waits for it; a wake-up for each would cost as much as counting it.
+FACTS_PATIENCE: Final = 15
 # Operators, not traffic: a full door makes them wait for each other.
 REPOSITORY_DOOR: Final = 16
 # What schedulers and instances say to the limiter: per request at most a wish, a release and two
@@ -164,7 +167,8 @@ def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> C
     facts_box = mailboxes.open("statistics")
     metrics = MetricsSettings.of(options)
     # Quantiles of the last minute want to hear of an execution at once; totals can wait.
-    facts: Door[Fact] = facts_box.door(FACTS_DOOR, quiet=not metrics.summary_latencies)
+    patience = 0 if metrics.summary_latencies else FACTS_PATIENCE
+    facts: Door[Fact] = facts_box.door(FACTS_DOOR, patience=patience)
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = mailboxes.open("model repository")
     commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)

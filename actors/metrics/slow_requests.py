@@ -129,7 +129,7 @@ class SlowRequests:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
-        self.door: Door[SlowRequest] = mailbox.door(SLOW_DOOR, quiet=True)
+        self.door: Door[SlowRequest] = mailbox.door(SLOW_DOOR, patience=SLOW_DOOR // 2)
         # A version's actors hold its bar; it goes when they go.
         self._bars: WeakValueDictionary[VersionKey, SlowBar] = WeakValueDictionary()
 

@@ -2,7 +2,7 @@
 
 Owns every counter. Hears facts about executions and failures, answers `GetStatistics` with a
 snapshot; one door keeps them in order, so an answer counts whatever was said before it. Facts are
-not urgent: their door is quiet, and the actor wakes for a question or a half-full door.
+not urgent: their door is patient, and the actor wakes for a question or a few of them at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class WallClock(Protocol):
 
 
 class Statistics:
-    """The actor: one quiet door in, snapshots out."""
+    """The actor: one patient door in, snapshots out."""
 
     def __init__(
         self,
@@ -71,19 +71,21 @@ class Statistics:
         try:
             while True:
                 await self._mailbox.wait()
+                today_ms = self._wall_clock.now_ms()
                 for fact in self._facts.drain():
-                    self._take(fact)
+                    self._take(fact, today_ms)
                     if self._latencies:
                         self._time(fact, trio.current_time())
         finally:
             self._mailbox.close()
 
-    def _take(self, fact: Fact) -> None:
+    def _take(self, fact: Fact, wall_clock_ms: int) -> None:
         match fact:
             case BatchExecuted():
-                # A warm-up is executed before its version is loaded.
-                warm = self._versions.setdefault(fact.key, VersionCounters())
-                count_execution(warm, fact, self._wall_clock.now_ms())
+                counters = self._versions.get(fact.key)
+                if counters is None:  # a warm-up is executed before its version is loaded
+                    counters = self._versions[fact.key] = VersionCounters()
+                count_execution(counters, fact, wall_clock_ms)
             case RequestsRefused():
                 counters = self._versions.get(fact.key)
                 if counters is not None:

@@ -55,9 +55,9 @@ async def test_a_sender_that_gives_up_leaves_nothing_behind() -> None:
     assert list(door.drain()) == [0]
 
 
-async def test_a_quiet_door_rings_only_when_half_full() -> None:
+async def test_a_patient_door_rings_only_for_more_than_may_wait() -> None:
     mailbox = Mailbox()
-    door: Door[int] = mailbox.door(4, quiet=True)
+    door: Door[int] = mailbox.door(4, patience=2)
     door.send_nowait(0)
     door.send_nowait(1)
     with trio.move_on_after(0.01) as patience:

@@ -25,7 +25,7 @@ def test_a_mailbox_that_was_closed_is_forgotten() -> None:
     register = MailboxRegister()
     first, second = register.open("scheduler", ("m", 1)), register.open("statistics")
     door: Door[int] = first.door(4)
-    other: Door[int] = first.door(4, quiet=True)
+    other: Door[int] = first.door(4, patience=2)
     for target in (door, door, other):
         target.send_nowait(7)
     assert register.depths() == {ActorName("scheduler", "m", 1): 3, ActorName("statistics"): 0}
