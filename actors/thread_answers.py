@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from actors.turns import current_turns
+from actors.readiness import current_readiness
 
 
 class ThreadAnswers:
@@ -46,21 +46,20 @@ class ThreadAnswers:
 
     async def run(self) -> None:
         """Hear whatever comes, until cancelled."""
-        line, turns = self._line, current_turns()
         try:
-            while True:
-                await trio.lowlevel.wait_readable(self._descriptor)
-                os.eventfd_read(self._descriptor)
-                self._is_signalled = False
-                turns.hold()
-                try:
-                    for _ in range(len(line)):  # what comes meanwhile signals again
-                        line.popleft()()
-                finally:
-                    turns.settle()
+            await current_readiness().attend(self._descriptor, self._hear)
         finally:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+    def _hear(self) -> int:
+        os.eventfd_read(self._descriptor)
+        self._is_signalled = False
+        line = self._line
+        heard = len(line)
+        for _ in range(heard):  # what comes meanwhile signals again
+            line.popleft()()
+        return heard
 
 
 _OF_LOOP: Final = trio.lowlevel.RunVar[ThreadAnswers]("thread_answers")

@@ -1,5 +1,5 @@
-"""Makes the order of tasks and turns a function of a seed: the one place that touches trio's
-private names.
+"""Makes the order of tasks and turns a function of a seed, by way of trio's private names, which
+nobody else touches but `actors/loop_view.py`.
 
 trio shuffles runnable tasks with a private random generator. Seeding that generator and switching
 on its deterministic mode makes a run repeatable; both are put back afterwards. The names are

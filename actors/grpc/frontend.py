@@ -15,10 +15,11 @@ from grpclib.const import Cardinality
 from actors.control.shared_memory import SharedMemory
 from actors.grpc.connection import GrpcConnection
 from actors.grpc.terms import GrpcSettings
-from actors.ports.inlets import Inlet, Readiness, SocketInlet, StreamInlet
+from actors.ports.inlets import Inlet, SocketInlet, StreamInlet
 from actors.ports.port import Port
 from actors.ports.sockets import PeerStream
 from actors.ports.tls import Tls
+from actors.readiness import current_readiness
 from actors.street.calls import Calls
 from protocol.grpc_service import Route
 
@@ -48,7 +49,6 @@ class GrpcFrontend:
         self._unary_paths = frozenset(
             path for path, route in routes.items() if route.cardinality is Cardinality.UNARY_UNARY
         )
-        self._readiness = Readiness()
         self._port = Port(listeners, self._connect, sweep_seconds=SWEEP_SECONDS)
 
     @property
@@ -57,13 +57,7 @@ class GrpcFrontend:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until `drain`; return when the last connection has ended."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._readiness.run)
-                await self._port.run(task_status=task_status)
-                nursery.cancel_scope.cancel()
-        finally:
-            self._readiness.close()
+        await self._port.run(task_status=task_status)
 
     def drain(self) -> None:
         """Accept no more; send GOAWAY, let open calls end."""
@@ -73,7 +67,7 @@ class GrpcFrontend:
         secured: trio.abc.Stream = stream
         inlet: Inlet
         if self._tls is None:
-            inlet = SocketInlet(stream, self._readiness)
+            inlet = SocketInlet(stream, current_readiness())
         else:  # bytes on the socket are not yet bytes of HTTP/2
             secured = self._tls.secured(stream)
             inlet = StreamInlet(secured)

@@ -12,10 +12,11 @@ import trio
 from actors.http.connection import HttpConnection
 from actors.http.operations import HttpOperations
 from actors.http.reply_desk import ReplyDesk
-from actors.ports.inlets import Inlet, Readiness, SocketInlet, StreamInlet
+from actors.ports.inlets import Inlet, SocketInlet, StreamInlet
 from actors.ports.port import Port
 from actors.ports.sockets import PeerStream
 from actors.ports.tls import Tls
+from actors.readiness import current_readiness
 from protocol.http1 import HttpLimits
 from protocol.http1_head import HeadParser
 
@@ -40,7 +41,6 @@ class HttpFrontend:
         self._limits = limits
         self._tls = tls
         self._heads = HeadParser(max_header_lines=limits.max_header_lines)
-        self._readiness = Readiness()
         self._desk = ReplyDesk()
         self._port = Port(listeners, self._connect, sweep_seconds=SWEEP_SECONDS)
 
@@ -50,14 +50,10 @@ class HttpFrontend:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until `drain`; return when the last connection has gone."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._readiness.run)
-                nursery.start_soon(self._desk.run)
-                await self._port.run(task_status=task_status)
-                nursery.cancel_scope.cancel()
-        finally:
-            self._readiness.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._desk.run)
+            await self._port.run(task_status=task_status)
+            nursery.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Accept no more; idle connections close now, busy ones after their answer."""
@@ -67,7 +63,7 @@ class HttpFrontend:
         secured: trio.abc.HalfCloseableStream = stream
         inlet: Inlet
         if self._tls is None:
-            inlet = SocketInlet(stream, self._readiness)
+            inlet = SocketInlet(stream, current_readiness())
         else:  # bytes on the socket are not yet bytes of HTTP
             secured = self._tls.secured(stream)
             inlet = StreamInlet(secured)

@@ -1,33 +1,22 @@
 """How bytes come to a connection that takes them in at once, without a task that reads.
 
-A task that reads one socket costs a turn of the event loop, and a system call to wait again, for
-every request. The sockets of a port are therefore watched together: `Readiness` is told once of
-each and waits for all of them in one task, which has each connection take in what came for it. So
-whatever has come for a port is read, parsed and submitted in one turn, and then, since the turns of
-others are held until all of it has been read, dispatched together.
+Its socket is watched together with all others (`actors/readiness.py`): whatever has come for a port
+is read, parsed and submitted in one turn, and then, since the turns of others are held until all of
+it has been read, dispatched together.
 
-Owns when a peer is read, and how much of a port is read in one turn. It never looks at a byte, and
-never writes. `StreamInlet` does the same for a stream without a descriptor, in a task of its own.
+Owns when a peer is read. It never looks at a byte, and never writes. `StreamInlet` does the same
+for a stream without a descriptor, in a task of its own.
 """
 
 from __future__ import annotations
 
-import select
-from collections import deque
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
 from actors.ports.sockets import PeerStream
+from actors.readiness import Readiness
 from actors.turns import current_turns
-
-# Connections that are asked for in one look, and requests that are read in one turn. The rest waits
-# for the next, after the server's other tasks, those that bring the results of models among them:
-# if more came in than goes out meanwhile, a flood would leave models idle and fill queues in vain.
-# At some 20 µs for a small request this is about a millisecond and a half.
-CONNECTIONS_PER_LOOK: Final = 256
-REQUESTS_PER_TURN: Final = 64
 
 
 class Hearer(Protocol):
@@ -94,49 +83,8 @@ class StreamInlet:
             self._resumed = None
 
 
-class Readiness:
-    """Waits for all the sockets of a port."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._readers: dict[int, Callable[[], int]] = {}  # by descriptor; one per connection
-
-    async def run(self) -> None:
-        """Have sockets read as they become readable, until cancelled."""
-        poll, readers, turns = self._epoll.poll, self._readers, current_turns()
-        readable: deque[int] = deque()  # each is read once before any is read twice
-        while True:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-            if not readable:
-                readable.extend(each for each, _ in poll(0, CONNECTIONS_PER_LOOK))
-            turns.hold()
-            heard = 0
-            while readable and heard < REQUESTS_PER_TURN:
-                reader = readers.get(readable.popleft())
-                if reader is not None:  # it may have ended meanwhile
-                    heard += reader()
-            turns.settle()
-
-    def close(self) -> None:
-        """When no connection is left."""
-        self._epoll.close()
-
-    def watch(self, descriptor: int, reader: Callable[[], int]) -> None:
-        """Call `reader`, which must not raise, while there is something to be read.
-
-        It says how many requests it has read.
-        """
-        self._epoll.register(descriptor, select.EPOLLIN)
-        self._readers[descriptor] = reader
-
-    def forget(self, descriptor: int) -> None:
-        """Call no more; before the descriptor is closed. Harmless for one that is not watched."""
-        if self._readers.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
-
-
 class SocketInlet:
-    """Reads a socket whenever the port's `Readiness` says so."""
+    """Reads a socket whenever `Readiness` says so."""
 
     def __init__(self, stream: PeerStream, readiness: Readiness) -> None:
         self._stream = stream

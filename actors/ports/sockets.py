@@ -24,7 +24,7 @@ Buffer = bytes | bytearray | memoryview
 FIRST_READ_BYTES: Final = 1 << 16
 MAX_READ_BYTES: Final = 1 << 20
 LEAST_READ_BYTES: Final = 1 << 12
-MESSAGES_PER_READ: Final = 64  # a turn's worth: `inlets.REQUESTS_PER_TURN`
+MESSAGES_PER_READ: Final = 64  # a turn's worth: `readiness.REQUESTS_PER_TURN`
 # A peer that takes everything at once lets other tasks have a turn after this much.
 TURN_BYTES: Final = 1 << 20
 # What the kernel may hold unsent before the socket stops being writable. trio's 16 KiB would cut a

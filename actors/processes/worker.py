@@ -20,7 +20,7 @@ from actors.processes.inflight import BatchEnded, Death, Execution, InFlight
 from actors.processes.link import Link, WorkerGoneError
 from actors.processes.ports import BlsPort, Log, LogLevel, MetricsPort
 from actors.processes.zygote import Starter
-from actors.turns import current_turns
+from actors.readiness import current_readiness
 from protocol.status import internal
 from repo.backends.base import ExecuteRequest, Timings
 from repo.backends.python import wire
@@ -79,7 +79,6 @@ class WorkerProcess:
         # What `work` had no room for: the batches that the instance may have here, and a word.
         self._unsent: deque[bytes] = deque()
         self._nursery: trio.Nursery  # of what lives as long as the process
-        self._turns = current_turns()
         self._flush_wanted = trio.Event()
         self._load_answered = trio.Event()
         self._load_answer: wire.Message | None = None
@@ -274,29 +273,24 @@ class WorkerProcess:
     # --- receiving -------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        link = self._link
         try:
-            while True:
-                await trio.lowlevel.wait_readable(link.work_descriptor)
-                self._turns.hold()
-                try:
-                    self._hear_burst()
-                finally:
-                    self._turns.settle()
+            await current_readiness().attend(self._link.work_descriptor, self._hear_burst)
         except WorkerGoneError:
             self.kill()  # without its socket it is of no use
         except WireError as error:
             self._log("ERROR", f"worker broke the protocol: {error}")
             self.kill()
 
-    def _hear_burst(self) -> None:
-        for _ in range(_READ_BURST):
+    def _hear_burst(self) -> int:
+        """Hear what the worker has said, and return how much that was."""
+        for heard in range(_READ_BURST):
             packet = self._link.receive()
             if packet is None:
-                return
+                return heard
             self._hear(packet)
             if packet[0] == wire.COMPLETED and not self._inside.is_executing:
-                return  # there is nothing more to come, and asking costs a call
+                return heard + 1  # there is nothing more to come, and asking costs a call
+        return _READ_BURST
 
     def _read_rest(self) -> None:
         """What the worker said before its end still counts."""

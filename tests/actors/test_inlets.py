@@ -10,15 +10,9 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from actors.ports.inlets import (
-    CONNECTIONS_PER_LOOK,
-    REQUESTS_PER_TURN,
-    Inlet,
-    Readiness,
-    SocketInlet,
-    StreamInlet,
-)
+from actors.ports.inlets import Inlet, SocketInlet, StreamInlet
 from actors.ports.sockets import PeerStream
+from actors.readiness import DESCRIPTORS_PER_LOOK, REQUESTS_PER_TURN, Readiness
 
 Said = Callable[[bytes], None]
 
@@ -189,7 +183,7 @@ async def test_one_may_end_another_that_was_to_be_read_in_the_same_turn() -> Non
 
 async def test_a_turn_has_a_limit_and_everybody_is_read_all_the_same() -> None:
     readiness = Readiness()
-    lines = [Line(readiness) for _ in range(CONNECTIONS_PER_LOOK + 8)]
+    lines = [Line(readiness) for _ in range(DESCRIPTORS_PER_LOOK + 8)]
     async with trio.open_nursery() as port:
         for line in lines:
             port.start_soon(line.inlet.run, line.ear)

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from actors.policy.bisection import DEATH_LIMIT
+from actors.readiness import current_readiness
 from protocol.status import ServerError
 from tests.actors.process_rig import Client, Rig, model_spec, request, running
 
@@ -192,6 +193,7 @@ async def test_a_death_ends_late_requests_behind_what_they_were_sent(tmp_path: P
 async def test_nothing_is_left_behind_by_many_deaths(tmp_path: Path) -> None:
     """No process, no descriptor, no shared memory: large tensors both ways, then kill -9."""
     gc.collect()  # what earlier tests left to the collector would be counted here
+    current_readiness()  # which stays as long as the event loop
     before, segments = descriptor_count(), shared_segments()
     large = np.arange(100_000, dtype=np.float32)
     pids = set()
