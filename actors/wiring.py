@@ -160,15 +160,18 @@ class Core:
         self.regions.close()
 
 
+def _facts_patience(metrics: MetricsSettings) -> int:
+    """Quantiles of the last minute want to hear of an execution at once; totals can wait."""
+    return 0 if metrics.summary_latencies else FACTS_PATIENCE
+
+
 def wire_core(options: ServerOptions, ports: Ports, *, server_version: str) -> Core:
     """Everything between the frontends and the model versions."""
     index = Watch(ModelIndex())
     mailboxes = MailboxRegister()
     facts_box = mailboxes.open("statistics")
     metrics = MetricsSettings.of(options)
-    # Quantiles of the last minute want to hear of an execution at once; totals can wait.
-    patience = 0 if metrics.summary_latencies else FACTS_PATIENCE
-    facts: Door[Fact] = facts_box.door(FACTS_DOOR, patience=patience)
+    facts: Door[Fact] = facts_box.door(FACTS_DOOR, patience=_facts_patience(metrics))
     reader = StatisticsReader(mailbox=facts_box, facts=facts)
     commands_box = mailboxes.open("model repository")
     commands: Door[RepositoryCommand] = commands_box.door(REPOSITORY_DOOR)
