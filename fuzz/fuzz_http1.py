@@ -19,6 +19,7 @@ from fuzz.mutations import Fuzzer, main
 from protocol.api_keys import Guard
 from protocol.http1 import Http1Connection, HttpLimits, HttpRequest
 from protocol.http1_error import HttpError
+from protocol.http1_head import HeadParser
 from protocol.http1_response import encode_error
 from protocol.restriction import RestrictedApis
 from protocol.routes import dispatch
@@ -44,7 +45,9 @@ TOKENS = (
 
 def fuzz_one(data: bytes) -> None:
     """Feed one input, cut in several ways; raises if an invariant does not hold."""
-    whole = _seen(data, [len(data)])
+    heads = HeadParser(max_header_lines=LIMITS.max_header_lines)
+    whole = _seen(data, [len(data)], heads)
+    assert _seen(data, [len(data)], heads) == whole, "remembered heads mean something else"
     step = 1 if len(data) <= MAX_BYTES_ONE_BY_ONE else 7
     sizes = [step] * (len(data) // step + 1)
     assert _seen(data, sizes) == whole, "bytes one by one mean something else"
@@ -53,8 +56,8 @@ def fuzz_one(data: bytes) -> None:
     _compare(data, whole)
 
 
-def _seen(data: bytes, sizes: list[int]) -> Seen:
-    connection = Http1Connection(LIMITS)
+def _seen(data: bytes, sizes: list[int], heads: HeadParser | None = None) -> Seen:
+    connection = Http1Connection(LIMITS, heads=heads)
     seen: Seen = []
     start = 0
     for size in sizes:

@@ -116,11 +116,11 @@ class Http1Connection:
         self._in_flight = 0
         self._blocked = False  # `_pending` waits for answers to earlier requests, not for the peer
         self._since = now  # when this phase began: an idle wait, a head or a body
-
-    @property
-    def is_closed(self) -> bool:
+        self.is_closed = False
         """Whether no further request will be said: after an error, or `Connection: close`."""
-        return self._phase is _Phase.CLOSED
+
+        self.read_size = MIN_READ_BYTES
+        """How many bytes the next read from the socket should ask for."""
 
     @property
     def requests_in_flight(self) -> int:
@@ -132,24 +132,18 @@ class Http1Connection:
 
         When `reply_sent` has made it true again, first call `receive(b"", now)`.
         """
-        return (
-            self._phase is not _Phase.CLOSED
-            and self._in_flight < self._limits.max_requests_in_flight
-        )
+        return not self.is_closed and self._in_flight < self._limits.max_requests_in_flight
 
     @property
     def is_idle(self) -> bool:
         """Whether the peer owes nothing and is owed nothing, so that closing loses nothing."""
         return self._phase is _Phase.HEAD and not self._pending and not self._in_flight
 
-    @property
-    def read_size(self) -> int:
-        """How many bytes the next read from the socket should ask for."""
-        missing = self._body_end - len(self._body) if self._phase is _Phase.SIZED_BODY else 0
-        return min(max(missing, MIN_READ_BYTES), MAX_READ_BYTES)
-
     def receive(self, data: bytes, now: float) -> list[HttpEvent]:
         """Take what came from the socket; an HttpError is always the last event there is."""
+        request = self._whole_request(data, now)
+        if request is not None:
+            return [request]
         events: list[HttpEvent] = []
         try:
             self._receive(data, now, events)
@@ -194,10 +188,28 @@ class Http1Connection:
         return HttpError(408, f"timed out waiting for the request {part}")
 
     def _close(self) -> None:
-        self._phase = _Phase.CLOSED
+        self._end()
         self._pending = b""
         self._head = self._chunked = None
         self._body = bytearray()
+
+    def _whole_request(self, data: bytes, now: float) -> HttpRequest | None:
+        """The one request that `data` is, if its head is a remembered one; else nothing is done.
+
+        That is what most reads bring. `_receive` would say the same.
+        """
+        if self._phase is not _Phase.HEAD or self._pending or self._blocked or not self.wants_data:
+            return None
+        start = data.find(b"\r\n\r\n", 0, self._limits.max_head_bytes) + 4
+        head = self._heads.remembered(data[:start])
+        if head is None or len(data) - start != (head.content_length or 0) or head.chunked:
+            return None
+        if len(data) - start > min(SMALL_BODY_BYTES, self._limits.max_body_bytes):
+            return None
+        self._in_flight += 1
+        if not head.keep_alive:
+            self._end()
+        return HttpRequest(head, data[start:], now)
 
     def _receive(self, data: bytes, now: float, events: list[HttpEvent]) -> None:
         head_begun = bool(self._pending) and not self._blocked
@@ -292,6 +304,7 @@ class Http1Connection:
             self._phase = _Phase.SIZED_BODY
             self._body = bytearray(self._body_start)
             self._body_end = self._body_start + length
+            self.read_size = min(max(length, MIN_READ_BYTES), MAX_READ_BYTES)
         if head.expects_continue and position == len(data):
             events.append(_CONTINUE_EXPECTED)
         return position
@@ -306,6 +319,8 @@ class Http1Connection:
             body, self._body = self._body, bytearray()
             self._finish_body(body, now, events)
             return position + self._body_end - before
+        missing = self._body_end - len(self._body)
+        self.read_size = min(max(missing, MIN_READ_BYTES), MAX_READ_BYTES)
         return len(data)
 
     def _finish_body(self, buffer: bytearray, now: float, events: list[HttpEvent]) -> None:
@@ -313,6 +328,7 @@ class Http1Connection:
         assert self._head is not None, "a body belongs to a head"
         head, self._head, self._chunked = self._head, None, None
         self._phase = _Phase.HEAD
+        self.read_size = MIN_READ_BYTES
         began_at, self._since = self._since, now
         body = memoryview(buffer)[self._body_start :]
         small = len(body) <= SMALL_BODY_BYTES
@@ -324,7 +340,11 @@ class Http1Connection:
         self._in_flight += 1
         events.append(HttpRequest(head, body, began_at))
         if not head.keep_alive:
-            self._phase = _Phase.CLOSED
+            self._end()
+
+    def _end(self) -> None:
+        self._phase = _Phase.CLOSED
+        self.is_closed = True
 
 
 def _skip_blank_lines(data: bytes, position: int) -> int:

@@ -10,7 +10,7 @@ looking one up costs a tenth of parsing it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,10 +82,12 @@ class HeadParser:
     def __init__(self, *, max_header_lines: int) -> None:
         self._max_header_lines = max_header_lines
         self._remembered: dict[bytes, HttpHead] = {}
+        self.remembered: Callable[[bytes], HttpHead | None] = self._remembered.get
+        """The head in a block that was parsed before, unless it has been forgotten."""
 
     def parse(self, block: bytes) -> HttpHead:
         """The head in `block`, which ends with its only blank line. Raises HttpError."""
-        head = self._remembered.get(block)
+        head = self.remembered(block)
         if head is not None:
             return head
         head = _parse(block, self._max_header_lines)
