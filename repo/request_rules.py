@@ -38,8 +38,8 @@ class RequestRules:
     """The rules of one model version."""
 
     __slots__ = (
-        "_by_name", "_corrid", "_every_input", "_key_rules", "_model_name", "_optional", "_outputs",
-        "_ready", "_refusals", "_required",
+        "_by_name", "_corrid", "_model_name", "_optional", "_outputs", "_ready", "_refusals",
+        "_required",
     )  # fmt: skip
 
     def __init__(self, config: ModelConfig) -> None:
@@ -53,10 +53,6 @@ class RequestRules:
         # Sets of inputs, as bits.
         self._required = sum(rule.bit for rule in rules if not rule.optional)
         self._optional = any(rule.optional for rule in rules)
-        # The inputs whose shape or content two requests of a batch must share.
-        self._key_rules = tuple(
-            rule for rule in rules if rule.shape_matters or rule.is_shape_tensor
-        )
         self._ready = tuple(Admitted(size, None) for size in range(MAX_READY_ANSWERS + 1))
         self._refusals = Refusals(config.name, config.max_batch_size, rules)
         sequence = sequence_settings(config)
@@ -79,6 +75,7 @@ class RequestRules:
         if request.requested_outputs:
             self._check_outputs(request)
         given, batch_size, reshaped = 0, -1, False
+        shared: list[tuple[Hashable, ...]] = []  # what those who join its batch must have as well
         by_name = self._by_name
         for tensor in request.inputs:
             rule = by_name.get(tensor.name)
@@ -96,13 +93,21 @@ class RequestRules:
                 batch_size = fit.batch_size
             if fit.model_shape is not None:
                 reshaped = True
+            if rule.is_shape_tensor:
+                shared.append((rule.bit, fit.inner, bytes(tensor.raw)))
+            elif rule.shape_matters:
+                shared.append((rule.bit, fit.inner))
             given |= rule.bit
         if given & self._required != self._required:
             raise self._refusals.of(request)
         if self._corrid is not None:
             self._check_correlation_id(request)
         batch_size = max(batch_size, 0)
-        key = self._shape_key(request, given) if self._key_rules or self._optional else None
+        key: Hashable = None
+        if shared or self._optional:
+            if len(shared) > 1:
+                shared.sort()  # by input, in whatever order they were named
+            key = (given, *shared)
         if reshaped:
             self._reshape(request)
         if key is None and batch_size <= MAX_READY_ANSWERS:
@@ -131,18 +136,6 @@ class RequestRules:
                 f"data-type is '{given}', but model '{self._model_name}' expects "
                 f"'{self._corrid.datatype}'"
             )
-
-    def _shape_key(self, request: InferRequest, given: int) -> Hashable:
-        parts: list[Hashable] = [given] if self._optional else []
-        tensors = {tensor.name: tensor for tensor in request.inputs}
-        for rule in self._key_rules:
-            tensor = tensors.get(rule.name)
-            if tensor is None:
-                continue
-            parts.append(tensor.shape[1:] if rule.batched else tensor.shape)
-            if rule.is_shape_tensor:
-                parts.append(bytes(tensor.raw))
-        return tuple(parts)
 
     def _reshape(self, request: InferRequest) -> None:
         for index, tensor in enumerate(request.inputs):

@@ -61,13 +61,23 @@ def _refusal(rules: RequestRules, request: InferRequest) -> str:
 def test_a_batch_is_the_leading_dimension() -> None:
     rules = _rules(BATCHED)
 
-    for size in (1, 8):
-        request = _request(_zeros("A", size, 16), _zeros("B", size, 3, 4))
-        assert rules.admit(request) == Admitted(size, ((3, 4),))
+    def admitted(size: int, *dims: int) -> Admitted:
+        return rules.admit(_request(_zeros("A", size, 16), _zeros("B", size, *dims)))
+
+    assert [admitted(size, 3, 4).batch_size for size in (1, 8)] == [1, 8]
+    assert admitted(1, 3, 4).shape_key == admitted(8, 3, 4).shape_key
+    assert admitted(1, 3, 4).shape_key != admitted(1, 4, 4).shape_key
 
 
 def test_without_batching_the_batch_size_is_zero() -> None:
-    assert _rules(WHOLE).admit(_request(_zeros("A", 16), _zeros("B", 0, 4))) == (0, ((0, 4),))
+    rules = _rules(WHOLE)
+
+    def admitted(*dims: int) -> Admitted:
+        return rules.admit(_request(_zeros("A", 16), _zeros("B", *dims)))
+
+    assert admitted(0, 4).batch_size == 0
+    assert admitted(0, 4) == admitted(0, 4)
+    assert admitted(0, 4).shape_key != admitted(4, 4).shape_key
     assert _rules(OUTPUT).admit(_request()) == (0, None)
 
 
@@ -371,9 +381,11 @@ def test_an_array_that_is_not_of_its_shape_is_refused() -> None:
 
 def test_only_so_many_shapes_are_remembered() -> None:
     rules = _rules(_input("A", "-1"))
+    sizes = range(MAX_REMEMBERED_SHAPES + 2)
 
-    for size in range(MAX_REMEMBERED_SHAPES + 2):
-        assert rules.admit(_request(_zeros("A", size))).shape_key == ((size,),)
+    keys = {rules.admit(_request(_zeros("A", size))).shape_key for size in sizes}
+
+    assert len(keys) == len(sizes)
 
 
 # Reshape.
