@@ -80,7 +80,8 @@ class InferDecoder:
                 template.priority,
                 template.timeout_us,
             )
-        self._forwarding.apply(request, header_lines)
+        if self._forwarding.is_on:
+            self._forwarding.apply(request, header_lines)
         return request, plan
 
     def _decode_raw(

@@ -113,11 +113,11 @@ class HeaderForwarding:
             )
         except re.error as error:
             raise ValueError(f"invalid header forward pattern '{pattern}': {error}") from None
-
-    @property
-    def is_on(self) -> bool:
+        self.is_on = self._pattern is not None
         """Whether any header may be forwarded."""
-        return self._pattern is not None
+
+        self.is_on = self._pattern is not None
+        """Whether any header may be forwarded."""
 
     def apply(self, request: InferRequest, lines: Iterable[tuple[str, str]]) -> None:
         """Add matching headers, by the names they came with. A reserved one is INVALID_ARG."""

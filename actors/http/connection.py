@@ -99,6 +99,7 @@ class HttpConnection:
         self._closing = False  # nothing more is said after what is in the outbox
         self._lingers = False  # our last word is one that the peer should hear
         self._draining = False  # the server stops: the current answer is the last
+        self._keeps_alive = True  # whether another request may follow the current one
         self._drain_deadline = math.inf
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -139,6 +140,7 @@ class HttpConnection:
     def drain(self, now: float) -> None:
         """The server stops: an idle connection closes now, a busy one after its answer."""
         self._draining = True
+        self._keeps_alive = False
         if not self._is_met:
             self._scope.cancel()
         elif self._http.is_idle:
@@ -192,7 +194,7 @@ class HttpConnection:
         self._advance()
         if self._outbox or self._closing:
             self._mailbox.ring()
-        if self._is_far_ahead() and not self._paused:
+        if not self._paused and self._is_far_ahead():
             self._paused = True
             self._inlet.pause()
 
@@ -220,6 +222,9 @@ class HttpConnection:
                 case HttpRequest():
                     self._waiting_bytes -= len(event.body)
                     self._current = event
+                    head = event.head
+                    # Few peers of HTTP/1.0 keep connections, and each asks for it in its own way.
+                    self._keeps_alive = head.keep_alive and head.is_http_11 and not self._draining
                     self._begin(event)
                 case ContinueExpected():
                     self._outbox.say((CONTINUE,))
@@ -237,10 +242,9 @@ class HttpConnection:
                 self._nursery.start_soon(self._operate, operation, request)
         except HttpError as error:
             is_head = request.method == "HEAD"
-            keep_alive = self._keeps_alive(request)
-            self._finish(encode_error(error, keep_alive=keep_alive, head_only=is_head))
+            self._finish(encode_error(error, keep_alive=self._keeps_alive, head_only=is_head))
         except ServerError as error:
-            self._finish(failure(error, keep_alive=self._keeps_alive(request)))
+            self._finish(failure(error, keep_alive=self._keeps_alive))
         except Exception:  # ring boundary: a request never ends its server
             log.exception("%s", _described(request))
             self._fail()
@@ -315,7 +319,8 @@ class HttpConnection:
         """Say what a model answers, at once if the peer takes it."""
         try:
             self._on_reply(reply)
-            self._advance()
+            if self._waiting:
+                self._advance()
             self._outbox.flush_nowait()
             if self._sending and not self._outbox:
                 self._note_sent()
@@ -337,22 +342,21 @@ class HttpConnection:
                     break
         for answer in self._answers.drain():
             if self._current is not None:
-                keep_alive = self._keeps_alive(self._current)
                 self._finish(
                     encode_response(
-                        answer.status, answer.headers, answer.parts, keep_alive=keep_alive
+                        answer.status, answer.headers, answer.parts, keep_alive=self._keeps_alive
                     )
                 )
         self._advance()
 
     def _on_reply(self, reply: Reply) -> None:
-        exchange, request = self._exchange, self._current
-        if exchange is None or request is None:
+        exchange = self._exchange
+        if exchange is None or self._current is None:
             return
         if exchange.ticketed.front is not None:
             exchange.ticketed.front.responded()
         try:
-            parts = exchange.answer(reply, keep_alive=self._keeps_alive(request))
+            parts = exchange.answer(reply, keep_alive=self._keeps_alive)
         except Exception:  # ring boundary: a response never ends its server
             log.exception("%sa response failed", logged_prefix(exchange.ticketed.submit.request.id))
             give_up(exchange)
@@ -374,8 +378,8 @@ class HttpConnection:
 
     def _finish(self, parts: Sequence[Buffer]) -> None:
         """The current request is answered: say it, and make room for the next."""
-        request, exchange = self._current, self._exchange
-        assert request is not None, "only a request under way is finished"
+        exchange = self._exchange
+        assert self._current is not None, "only a request under way is finished"
         self._current = self._exchange = None
         if exchange is not None:
             exchange.close()
@@ -383,7 +387,7 @@ class HttpConnection:
                 self._sending.append(exchange.ticketed.front)
         self._outbox.say(parts)
         self._http.reply_sent(trio.current_time())
-        if not self._keeps_alive(request):
+        if not self._keeps_alive:
             self._lingers = True
             self._close()
 
@@ -396,10 +400,6 @@ class HttpConnection:
         self._finish(() if begun else encode_error(error, keep_alive=False))
         self._lingers = not begun
         self._close()
-
-    def _keeps_alive(self, request: HttpRequest) -> bool:
-        # Few peers of HTTP/1.0 keep connections, and each has its own way of asking for it.
-        return request.keep_alive and request.head.is_http_11 and not self._draining
 
     def _close(self) -> None:
         self._closing = True

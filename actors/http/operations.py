@@ -96,7 +96,8 @@ class HttpOperations:
 
     def dispatch(self, request: HttpRequest) -> routes.Operation:
         """Which operation is asked for. Raises HttpError."""
-        return routes.dispatch(request.method, request.path, request.headers, self._guard)
+        head = request.head
+        return routes.dispatch(head.method, head.path, head.headers, self._guard)
 
     async def run(self, operation: ControlOperation, request: HttpRequest) -> Answer:
         """Any operation that no model answers; never raises for what a client can cause."""
@@ -112,13 +113,16 @@ class HttpOperations:
         serving = self._calls.index.value.find(operation.model, operation.version)
         if serving.decoupled:
             raise decoupled_over_http()
-        headers = request.headers
+        headers, body = request.head.headers, request.body
+        encoding = headers.get("content-encoding")
         lease = self._regions.lease()
         try:
+            if encoding is not None:
+                body = decode_body(body, encoding, self._max_input_size)
             decoded, plan = self._decoder.decode(
                 operation.model,
                 operation.version,
-                decode_body(request.body, headers.get("content-encoding"), self._max_input_size),
+                body,
                 headers.get("inference-header-content-length"),
                 header_lines=request.head.header_lines,
                 regions=lease,
@@ -175,9 +179,9 @@ class HttpOperations:
         replies: Door[Reply],
         request: HttpRequest,
     ) -> Ticketed:
-        received: Received | None = None
-        if self._calls.tracing.is_active:
-            received = Received.over_http(request.began_at, request.headers)
+        if not self._calls.tracing.is_active:
+            return self._calls.prepare(serving, decoded, replies)
+        received = Received.over_http(request.began_at, request.headers)
         return self._calls.prepare(serving, decoded, replies, received=received)
 
 

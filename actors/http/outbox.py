@@ -46,8 +46,8 @@ class Outbox:
     def flush_nowait(self) -> None:
         """Send what the peer takes at once. Raises as the stream does."""
         if self._buffers and not self._flushing:
-            self._buffers = send_nowait(self._stream, self._buffers)
-            self.unsent_bytes = sum(map(len, self._buffers))
+            self._buffers = rest = send_nowait(self._stream, self._buffers)
+            self.unsent_bytes = sum(map(len, rest)) if rest else 0
 
     async def flush(self) -> None:
         """Send what is in there now. Raises as the stream does."""

@@ -45,7 +45,9 @@ class PeerStream(trio.abc.HalfCloseableStream):
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._socket = stream.socket
+        self.descriptor = stream.socket.fileno()
+        """The socket's file descriptor; below zero once it has been closed."""
+
         self._read_bytes = FIRST_READ_BYTES
         self._unyielded = 0  # bytes written since the last turn that others had
         with contextlib.suppress(OSError):  # not every kind of socket knows it
@@ -67,7 +69,7 @@ class PeerStream(trio.abc.HalfCloseableStream):
     def read_nowait(self, max_bytes: int) -> bytes:
         """What is here already, b"" after the peer's last. Raises `trio.WouldBlock` for nothing."""
         try:
-            return os.read(self._socket.fileno(), max_bytes)
+            return os.read(self.descriptor, max_bytes)
         except BlockingIOError:
             raise trio.WouldBlock from None
         except OSError as error:
@@ -78,7 +80,10 @@ class PeerStream(trio.abc.HalfCloseableStream):
         if self._unyielded > TURN_BYTES:
             return parts  # which lets others have a turn
         try:
-            sent = os.writev(self._socket.fileno(), parts[:MAX_PARTS])
+            if len(parts) == 1:
+                sent = os.write(self.descriptor, parts[0])
+            else:
+                sent = os.writev(self.descriptor, parts[:MAX_PARTS])
         except BlockingIOError:
             return parts
         except OSError as error:
@@ -100,11 +105,6 @@ class PeerStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
                 self._unyielded = 0
 
-    @property
-    def descriptor(self) -> int:
-        """The socket's file descriptor; below zero once it has been closed."""
-        return self._socket.fileno()
-
     async def wait_send_all_might_not_block(self) -> None:
         await self._wait(trio.lowlevel.wait_writable)
 
@@ -112,16 +112,16 @@ class PeerStream(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
+        self.descriptor = -1  # before it may be somebody else's
         await self._stream.aclose()
 
     async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
-        descriptor = self._socket.fileno()
-        if descriptor < 0:
+        if self.descriptor < 0:
             raise trio.ClosedResourceError("the socket was closed")
-        await ready(descriptor)
+        await ready(self.descriptor)
 
     def _failure(self, error: OSError) -> Exception:
-        if self._socket.fileno() < 0:
+        if self.descriptor < 0:
             return trio.ClosedResourceError("the socket was closed")
         return trio.BrokenResourceError(f"socket connection broken: {error}")
 
