@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import trio
-from outcome import Error, Outcome, Value
 
 from actors.turns import Turns, current_turns
 
@@ -27,7 +26,10 @@ T = TypeVar("T")
 class Mailbox:
     """The receiving side: hear the bell, then drain the doors."""
 
-    __slots__ = ("_doors", "_owner", "_rung", "_scope", "_turn", "_turns", "is_closed")
+    __slots__ = (
+        "_doors", "_failure", "_owner", "_rung", "_scope", "_turn", "_turns", "_wake_at",
+        "is_closed",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._rung = False  # a bell that already rings needs no second ring
@@ -35,7 +37,10 @@ class Mailbox:
         self._doors: dict[object, Door[object]] = {}
         self._turn: Callable[[], float] | None = None  # while it is served
         self._turns: Turns
-        self._scope: trio.CancelScope  # of an owner that is served: until when it waits
+        # Of an owner that is served:
+        self._scope: trio.CancelScope  # while it waits
+        self._wake_at = math.inf  # when it has a turn though nobody rings
+        self._failure: BaseException | None = None  # of its last turn
         self.is_closed = False
 
     def door(self, capacity: int, *, patience: int = 0) -> Door[T]:
@@ -60,7 +65,7 @@ class Mailbox:
             if self._turn is not None:
                 self._turns.add(self)
             else:
-                self._wake(Value(None))
+                self._wake()
 
     async def wait(self) -> None:
         """Return once a door has rung since the last call; the owner drains its doors next."""
@@ -82,49 +87,49 @@ class Mailbox:
         assert self._owner is None, "a mailbox belongs to one task"
         turns = self._turns = current_turns()
         self._turn = turn
+        self._wake_at = math.inf
         self._rung = True
         turns.add(self)
-        wake_at = math.inf
         try:
             while self._turn is not None:
-                with trio.CancelScope(deadline=wake_at) as self._scope:
+                with trio.CancelScope(deadline=self._wake_at) as self._scope:
                     self._owner = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
                 if self._scope.cancelled_caught:
-                    self._rung = False
+                    self._wake_at = math.inf
                     turns.hold()
                     try:
-                        wake_at = turn()
+                        self.take_turn()
                     finally:
                         turns.settle()
-                    if wake_at < math.inf:
-                        turns.wake_at(wake_at)
         finally:
             self._turn = None
+            if self._failure is not None:
+                raise self._failure
 
     def leave(self) -> None:
         """Called in a turn: it was the last one."""
         self._turn = None
-        self._wake(Value(None))
+        self._wake()
 
     def take_turn(self) -> None:
         """The owner's turn has come; see `Turns`."""
-        if self._turn is None or self._owner is None:
-            return  # it has left, or its instant has come and it looks by itself
+        if self._turn is None:
+            return  # it has left
         self._rung = False
         try:
             wake_at = self._turn()
         except BaseException as error:  # noqa: BLE001  # the owner's, and raised in its task
-            self._turn = None
-            self._wake(Error(error))
+            self._failure = error
+            self.leave()
             return
-        if wake_at < self._scope.deadline:
-            self._scope.deadline = wake_at
+        if wake_at < self._wake_at:
+            self._wake_at = self._scope.deadline = wake_at
             self._turns.wake_at(wake_at)
 
-    def _wake(self, outcome: Outcome[None]) -> None:
+    def _wake(self) -> None:
         if self._owner is not None:
-            trio.lowlevel.reschedule(self._owner, outcome)
+            trio.lowlevel.reschedule(self._owner)
             self._owner = None
 
     @property

@@ -137,6 +137,49 @@ async def test_an_instant_can_be_put_off_and_brought_forward(
     assert at == [0.0, 0.5, 1.0, 3.0, 4.0], "put off, it is heard once at the old instant"
 
 
+async def test_what_a_turn_at_its_instant_sets_off_may_come_back_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    assert autojump_clock is trio.lowlevel.current_clock()
+    heard: list[str] = []
+    asking, answering = Actor("asking", heard), Actor("answering", heard)
+    answering.tells = asking
+    instants = iter((trio.current_time() + 1.0, math.inf))
+
+    def turn() -> float:
+        if trio.current_time() == began + 1.0 and not heard:
+            answering.door.send_nowait("x")
+        asking.turn()
+        if len(heard) == 2:
+            asking.mailbox.leave()
+        return next(instants, math.inf)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answering.run)
+        with trio.fail_after(5.0):
+            await asking.mailbox.serve(turn)
+        assert trio.current_time() == began + 1.0
+        nursery.cancel_scope.cancel()
+    assert heard == ["answering:x", "asking:x!"]
+
+
+async def test_an_error_of_a_turn_at_its_instant_is_raised_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    assert autojump_clock is trio.lowlevel.current_clock()
+    actor = Actor("a", [])
+    began = trio.current_time()
+
+    def turn() -> float:
+        if trio.current_time() > began:
+            raise RuntimeError("late")
+        return began + 1.0
+
+    with pytest.raises(RuntimeError, match="late"):
+        await actor.mailbox.serve(turn)
+
+
 async def test_actors_that_ring_each_other_without_end_do_not_stop_the_loop() -> None:
     heard: list[str] = []
     ping, pong = Actor("ping", heard), Actor("pong", heard)
