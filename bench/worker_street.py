@@ -1,11 +1,12 @@
 """What a call of a Python model costs over gRPC, beside another checkout of Troupe.
 
-    python bench/worker_street.py --before FOLDER [--load 2x4] [--windows 16]
+    python bench/worker_street.py --before FOLDER [--model NAME] [--load 2x4] [--windows 16]
 
-An identity in a worker process, unbatched. Both servers run all the time and are driven in turn, in
-windows of a fraction of a second, by a client that writes what gRPC's C core writes. Printed is CPU
-time per answer of server and worker together, the lower quartile of the windows: what a window
-costs in which the machine was left in peace. A load is connections x calls in flight on each.
+An identity in a worker process, unbatched, or an ensemble of three such steps, `ensemble_noops`.
+Both servers run all the time and are driven in turn, in windows of a fraction of a second, by a
+client that writes what gRPC's C core writes. Printed is CPU time per answer of server and workers
+together, the lower quartile of the windows: what a window costs in which the machine was left in
+peace. A load is connections x calls in flight on each.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from bench.wire_load import END_HEADERS, END_STREAM, FRAME, HEADERS, WINDOW_UPDA
 from protocol.proto.messages import ModelInferRequest
 
 ROOT = Path(__file__).parents[1]
-MODEL = "identity"
+# By the model that is asked: what has to be there for it.
+MODELS = {
+    "identity": ("identity",),
+    "noop": ("noop",),
+    "ensemble_noops": ("ensemble_noops", "noop"),
+}
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 WINDOW_SECONDS = 0.3
 READY_SECONDS = 60.0
@@ -55,8 +61,8 @@ class CoreConnection(Connection):
 class Load:
     """A closed loop of calls that pauses between windows."""
 
-    def __init__(self, address: str, connections: int, calls: int) -> None:
-        message = ModelInferRequest(model_name=MODEL)
+    def __init__(self, address: str, model: str, connections: int, calls: int) -> None:
+        message = ModelInferRequest(model_name=model)
         tensor = message.inputs.add()
         tensor.name, tensor.datatype = "INPUT0", "FP32"
         tensor.shape.append(16)
@@ -117,17 +123,20 @@ def troupe(checkout: Path, folder: Path) -> Iterator[tuple[int, str]]:
         yield server.pid, f"127.0.0.1:{grpc}"
 
 
-def compare(before: Path, load: str, windows: int) -> None:
+def compare(before: Path, model: str, load: str, windows: int) -> None:
     connections, calls = map(int, load.split("x"))
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         repository = Path(scratch) / "models"
-        shutil.copytree(ROOT / "bench" / "models" / MODEL, repository / MODEL)
+        for name in MODELS[model]:
+            shutil.copytree(ROOT / "bench" / "models" / name, repository / name)
         spent: dict[str, list[float]] = {"now": [], "before": []}
         servers = {
             name: stack.enter_context(troupe(checkout, repository))
             for name, checkout in (("now", ROOT), ("before", before.resolve()))
         }
-        loads = {name: Load(server[1], connections, calls) for name, server in servers.items()}
+        loads = {
+            name: Load(address, model, connections, calls) for name, (_, address) in servers.items()
+        }
         rates: dict[str, list[float]] = {"now": [], "before": []}
         for one in loads.values():
             one.drive(WINDOW_SECONDS)
@@ -147,11 +156,12 @@ def compare(before: Path, load: str, windows: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--before", type=Path, required=True, help="another checkout")
+    parser.add_argument("--model", choices=MODELS, default="identity")
     parser.add_argument("--load", nargs="+", default=["1x1", "2x4", "4x8"])
     parser.add_argument("--windows", type=int, default=16)
     given = parser.parse_args()
     for load in given.load:
-        compare(given.before, load, given.windows)
+        compare(given.before, given.model, load, given.windows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.companions import response_cache
-from actors.ensembles import ensemble
+from actors.ensembles import steps
 from actors.metrics import statistics
 from actors.policy import (
     batching,
@@ -179,7 +179,7 @@ SPECIAL: dict[str, tuple[Kind, object, str, Callable[[Any], object], str]] = {
         "sequences", implicit_state.SequenceState, "take", always(None), "stands on less|was told",
     ),
     "a step misses an input": (
-        "ensembles", ensemble, "_request", leaves_an_input_out, "what their graphs say",
+        "ensembles", steps, "_request", leaves_an_input_out, "what their graphs say",
     ),
     "responses of an ensemble change places": (
         "ensembles", dataflow.Dataflow, "_respond", turns_responses_round, "what their graphs say",
