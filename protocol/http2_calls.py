@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+import numpy as np
+
 from protocol.http2_events import MessageBytes
 from protocol.http2_heads import RequestHead
 from protocol.http2_responses import Headers
@@ -21,38 +23,57 @@ ALIGNMENT: Final = 64
 class Inbox:
     """Where the pieces of one message are put together.
 
-    `missing` bytes are still to come into `body`, behind `padding` of no meaning; with 0 missing,
-    `prefix` holds the up to four octets seen of the next message's prefix. `first` is a whole
-    message of a unary path, kept back until the client half-closes. `mark` is what the last stall
-    sweep found missing, -1 if this message had not begun.
+    `missing` of the `size` bytes of the message in progress are still to come, at the end of
+    `body`; with 0 missing, `prefix` holds the up to four octets seen of the next message's prefix.
+    `first` is a whole message of a unary path, kept back until the client half-closes. `mark` is
+    what the last stall sweep found missing, -1 if this message had not begun.
     """
 
     __slots__ = (
-        "body", "compressed", "first", "first_compressed", "mark", "missing", "padding", "prefix",
+        "body", "compressed", "first", "first_compressed", "mark", "missing", "prefix", "size",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.prefix = b""
-        self.body: bytearray | None = None
+        self.body: bytearray | memoryview | None = None
+        self.size = 0
         self.missing = 0
-        self.padding = 0
         self.mark = -1
         self.compressed = False
         self.first: MessageBytes | None = None
         self.first_compressed = False
 
-    def begin(self, compressed: bool, nbytes: int) -> None:
-        """A message of so many bytes comes in pieces."""
+    def begin(self, compressed: bool, nbytes: int, believed_bytes: int) -> None:
+        """A message of so many bytes comes in pieces.
+
+        Room is made for all of it if that is no more than `believed_bytes`: a peer may claim any
+        length. What is longer grows with what has come.
+        """
         self.compressed = compressed
-        self.missing = nbytes
-        self.padding = -nbytes % ALIGNMENT
-        # Grows with what has come: the claimed length is not believed.
-        self.body = bytearray(self.padding)
+        self.size = self.missing = nbytes
+        padding = -nbytes % ALIGNMENT
+        if nbytes <= believed_bytes:
+            # Not zeroed, so that a page costs nothing until bytes come for it.
+            self.body = np.empty(padding + nbytes, np.uint8).data
+        else:
+            self.body = bytearray(padding)
+
+    def put(self, piece: memoryview) -> None:
+        """The next bytes of the message, no more than are missing."""
+        body = self.body
+        nbytes = len(piece)
+        if body.__class__ is bytearray:
+            body += piece
+        else:
+            assert body is not None, "a message has begun"
+            at = len(body) - self.missing
+            body[at : at + nbytes] = piece
+        self.missing -= nbytes
 
     def take(self) -> memoryview:
         """The message, which is whole."""
         assert self.body is not None, "a message has begun"
-        message = memoryview(self.body)[self.padding :]
+        message = memoryview(self.body)[-self.size :]
         self.body = None
         return message
 

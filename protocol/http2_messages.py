@@ -66,12 +66,10 @@ class MessageHalf(ReplyHalf):
             inbox = call.inbox = Inbox()
         message: MessageBytes
         while pos < stop:
-            body = inbox.body
-            if body is not None:
+            if inbox.body is not None:
                 step = min(inbox.missing, stop - pos)
-                body += memoryview(chunk)[pos : pos + step]
+                inbox.put(memoryview(chunk)[pos : pos + step])
                 pos += step
-                inbox.missing -= step
                 self._assembling += step
                 if not inbox.missing:
                     message = inbox.take()
@@ -104,8 +102,20 @@ class MessageHalf(ReplyHalf):
                 pos += nbytes
                 self._deliver(call, inbox, flag == 1, message)
             else:
-                inbox.begin(flag == 1, nbytes)
+                inbox.begin(flag == 1, nbytes, self.limits.stream_window_bytes)
                 self._watch_for_stalls()
+        if self._credit >= self._grant_bytes:
+            self._grant()
+        if call.credit * 2 >= self.limits.stream_window_bytes:
+            self._grant_growth(call, inbox)
+
+    def _append(self, call: CallState, inbox: Inbox, piece: memoryview) -> None:
+        """More of a message in progress, which does not end with it."""
+        nbytes = len(piece)
+        inbox.put(piece)
+        self._assembling += nbytes
+        self._credit += nbytes
+        call.credit += nbytes
         if self._credit >= self._grant_bytes:
             self._grant()
         if call.credit * 2 >= self.limits.stream_window_bytes:
@@ -193,7 +203,7 @@ class MessageHalf(ReplyHalf):
 
     def _release(self, call: CallState) -> None:
         if call.inbox is not None and call.inbox.body is not None:
-            self._assembling -= len(call.inbox.body) - call.inbox.padding
+            self._assembling -= call.inbox.size - call.inbox.missing
         super()._release(call)
         if self._favoured is call:
             self._favoured = None
