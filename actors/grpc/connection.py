@@ -54,6 +54,8 @@ from protocol.status import ServerError, deadline_exceeded, internal, unavailabl
 
 log = logging.getLogger(__name__)
 
+# What is sent before others have a turn: twice what the codec frames at once, 2 MiB of tensors.
+OUTPUTS_PER_TURN: Final = 2
 # How long a peer may take to read what a connection that is over still has to tell it.
 LAST_WORDS_SECONDS: Final = 1.0
 
@@ -308,17 +310,20 @@ class GrpcConnection:
         """Send what the codec has to say, what does not leave at once in a task."""
         http2 = self._http2
         rest: Sequence[Buffer] = ()
+        outputs = 0
         try:
-            while http2.has_output and not rest:
+            while http2.has_output and not rest and outputs < OUTPUTS_PER_TURN:
                 rest = send_nowait(self._stream, http2.take_output())
+                outputs += 1
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._take(http2.receive_eof())
             return
-        if rest:
+        if rest or http2.has_output:
             self._is_sending = True
             self._nursery.start_soon(self._send_patiently, rest)
 
     async def _send_patiently(self, parts: Sequence[Buffer]) -> None:
+        """Send these as the peer takes them; the next turn is for what has been said meanwhile."""
         try:
             await send_parts(self._stream, parts)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

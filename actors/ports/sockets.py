@@ -19,8 +19,8 @@ import trio
 Buffer = bytes | bytearray | memoryview
 
 # A read asks for this much at first, for twice as much when it got all that it had asked for, up to
-# the second, and for half as much when it got less than a quarter: a message of some hundred
-# kilobytes comes in a few reads, and an idle connection holds nothing.
+# the second, and for an eighth less when it got less than a quarter: a message of some hundred
+# kilobytes comes in a few reads even where each ends in a short one.
 FIRST_READ_BYTES: Final = 1 << 16
 MAX_READ_BYTES: Final = 1 << 20
 LEAST_READ_BYTES: Final = 1 << 12
@@ -30,7 +30,7 @@ TURN_BYTES: Final = 1 << 20
 # What the kernel may hold unsent before the socket stops being writable. trio's 16 KiB would cut a
 # tensor of 600 kB into forty writes, each with a turn; this is what a peer that does not read can
 # pin, once per connection.
-UNSENT_BYTES: Final = 1 << 18
+UNSENT_BYTES: Final = 1 << 20
 # Up to here buffers are joined where they cannot be sent together: copying costs less than sending.
 JOINED_BYTES: Final = 1 << 16
 # The most that one system call takes (IOV_MAX of Linux).
@@ -76,9 +76,10 @@ class PeerStream(trio.abc.HalfCloseableStream):
             raise self._failure(error) from error
 
     def send_nowait(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
-        """Send what the kernel takes at once; the rest, if any, is for `send_parts`."""
-        if self._unyielded > TURN_BYTES:
-            return parts  # which lets others have a turn
+        """Send what the kernel takes at once; the rest, if any, is for `send_parts`.
+
+        How much is sent before others have a turn is the caller's business.
+        """
         try:
             if len(parts) == 1:
                 sent = os.write(self.descriptor, parts[0])
@@ -88,7 +89,6 @@ class PeerStream(trio.abc.HalfCloseableStream):
             return parts
         except OSError as error:
             raise self._failure(error) from error
-        self._unyielded += sent
         return _rest(parts, sent)
 
     async def send_all(self, data: Buffer) -> None:
@@ -97,6 +97,7 @@ class PeerStream(trio.abc.HalfCloseableStream):
     async def send_parts(self, parts: Sequence[Buffer]) -> None:
         """Send several buffers, one after the other, in as few system calls as will do."""
         while parts:
+            self._unyielded += sum(map(len, parts[:MAX_PARTS]))
             parts = self.send_nowait(parts)
             if parts:
                 await self._wait(trio.lowlevel.wait_writable)
@@ -146,7 +147,7 @@ def next_read_bytes(asked: int, got: int, messages: int = 0) -> int:
         return max(asked * MESSAGES_PER_READ // messages, LEAST_READ_BYTES)
     if got == asked:
         return min(2 * asked, MAX_READ_BYTES)
-    return max(asked // 2, FIRST_READ_BYTES) if 4 * got < asked else asked
+    return max(asked - asked // 8, FIRST_READ_BYTES) if 4 * got < asked else asked
 
 
 def send_nowait(stream: trio.abc.SendStream, parts: Sequence[Buffer]) -> Sequence[Buffer]:

@@ -121,7 +121,7 @@ async def test_reads_grow_while_they_come_back_full() -> None:
             left -= sizes[-1]
         assert sizes[0] <= FIRST_READ_BYTES < max(sizes)
         # Small ones bring it down again, so that an idle connection asks for little.
-        for _ in range(8):
+        for _ in range(32):
             await theirs.send_all(b"x")
             assert await ours.receive_some() == b"x"
         nursery.start_soon(theirs.send_all, bytes(1 << 20))
