@@ -40,7 +40,7 @@ from protocol.http2_wire import (
 # Below this a message is copied next to its frame header: one buffer costs less than three.
 COPY_BYTES: Final = 16_384
 # While calls take turns no DATA frame is longer, even if the peer allows 16 MiB.
-MAX_TURN_BYTES: Final = 65_536
+MAX_TURN_BYTES: Final = 262_144
 # A call's queue is not `writable` beyond this many pieces: tiny ones cost more than their bytes.
 PENDING_PIECES: Final = 1_024
 # Calls that were reset are remembered twice this long at most: frames that were under way when

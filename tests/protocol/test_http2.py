@@ -359,11 +359,11 @@ def test_large_frames_are_used_if_the_peer_allows_them_but_calls_take_turns() ->
     peer.send(window_update_frame(0, 1 << 20))
     peer.opened(1)
     peer.opened(3)
-    peer.connection.send_unary_reply(1, b"a" * 150_000)
-    peer.connection.send_unary_reply(3, b"b" * 150_000)
+    peer.connection.send_unary_reply(1, b"a" * 300_000)
+    peer.connection.send_unary_reply(3, b"b" * 300_000)
     frames = [(f.stream_id, len(f.payload)) for f in peer.read() if f.kind == DATA]
-    assert frames == [(1, 65536), (3, 65536)] * 2 + [(1, 18933), (3, 18933)]
-    assert peer.body(1) == grpc(b"a" * 150_000)
+    assert frames == [(1, 262_144), (3, 262_144), (1, 37_861), (3, 37_861)]
+    assert peer.body(1) == grpc(b"a" * 300_000)
 
 
 def test_a_call_alone_takes_no_turns() -> None:
