@@ -1,10 +1,11 @@
-"""Large messages that come in many frames, several at a time: nothing is lost, mixed up or let by."""
+"""Large messages in many frames, several at a time: they come out whole, and keep to windows."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+
 from protocol.http2 import ErrorCode, Http2Limits
 from protocol.http2_events import CallReset, ConnectionClosed, UnaryCall
 from protocol.http2_wire import frame, window_update_frame
