@@ -7,6 +7,8 @@ pinned; `tests/actors/test_loop_view.py` checks that they still mean what they a
 from __future__ import annotations
 
 import math
+import sys
+from types import FrameType
 
 import trio._core._run as trio_run
 
@@ -19,6 +21,14 @@ class LoopView:
         # Readable when something has come that one of trio's tasks waits for, a word of another
         # thread or a signal among it.
         self.descriptor: int = self._runner.io_manager._epoll.fileno()  # noqa: SLF001
+        self._frame = _frame_of_loop()
+
+    def has_others(self) -> bool:
+        """Whether tasks that became runnable with the one that asks have not been run yet.
+
+        They are the loop's for this pass, and in its queue no longer.
+        """
+        return bool(self._frame.f_locals["batch"])
 
     def free_seconds(self) -> float:
         """How long it has nothing to do but to wait for descriptors; nothing if it has already."""
@@ -31,3 +41,12 @@ class LoopView:
         ):
             return 0.0
         return runner.clock.deadline_to_sleep_time(runner.deadlines.next_deadline())
+
+
+def _frame_of_loop() -> FrameType:
+    """The one frame of trio's loop, which stays as long as it runs; it has called the caller."""
+    frame = sys._getframe()  # noqa: SLF001
+    while frame.f_code is not trio_run.unrolled_run.__code__:
+        assert frame.f_back is not None, "whoever looks is run by the loop"
+        frame = frame.f_back
+    return frame

@@ -58,6 +58,8 @@ class Readiness:
             if not self._readable:
                 self._note(self._ours.poll(0, DESCRIPTORS_PER_LOOK))
             self._read(turns)
+            if loop.has_others():
+                continue  # they were woken with this task: let them run
             while not self._gives_way and (seconds := loop.free_seconds()) > 0:
                 found = self._all.poll(min(seconds, LONGEST_WAIT_SECONDS), DESCRIPTORS_PER_LOOK)
                 self._note(found)

@@ -110,6 +110,32 @@ async def test_tasks_woken_by_what_was_read_run() -> None:
     mailbox.close()
 
 
+@pytest.mark.usefixtures("waits_for_ever")
+async def test_tasks_woken_together_with_who_waits_in_their_place_run() -> None:
+    """Whichever of them the loop happens to begin with."""
+    woken = 0
+
+    async def other(event: trio.Event) -> None:
+        nonlocal woken
+        await event.wait()
+        woken += 1
+
+    with pipe() as line, trio.fail_after(PATIENCE_SECONDS):
+        watched = current_readiness()
+        watched.watch(line.descriptor, line.read)
+        for turn in range(1, 17):
+            events = [trio.Event() for _ in range(3)]
+            async with trio.open_nursery() as nursery:
+                for event in events:
+                    nursery.start_soon(other, event)
+                await wait_all_tasks_blocked()
+                line.write(b"x")
+                for event in events:
+                    event.set()
+            assert woken == 3 * turn
+        watched.forget(line.descriptor)
+
+
 async def test_what_a_reader_raises_is_raised_where_it_is_attended() -> None:
     with pipe() as line:
 
