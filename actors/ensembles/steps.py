@@ -131,6 +131,7 @@ class Steps:
         caller = cast("Caller", call.flow.work)
         if reply.final:
             del self._sent[reply.number]
+            call.work = None  # a circle, which would be left to the garbage collector
             if sent.door is not None:
                 del self._streams[reply.number]
                 self._mailbox.remove(sent.door)
