@@ -275,8 +275,21 @@ class Door(Generic[T]):
             self._owed.append(message)  # after what is inside and whoever waits to put more in
             self._mailbox.ring()
 
-    def drain(self, limit: int | None = None) -> Iterator[T]:
-        """Every message that is here now, oldest first, `limit` at most."""
+    def drain(self, limit: int | None = None) -> Iterable[T]:
+        """Every message that is here now, oldest first, `limit` at most.
+
+        Each leaves the door when it is its turn: whoever stops early leaves the rest inside.
+        """
+        messages = self._messages
+        if not (self._parked or self._owed or self._wisher):
+            # As nearly always there is one message or none, which needs no generator.
+            if not messages or limit == 0:
+                return ()
+            if len(messages) == 1:
+                return (messages.popleft(),)
+        return self._take_out(limit)
+
+    def _take_out(self, limit: int | None) -> Iterator[T]:
         messages = self._messages
         taken = 0
         while limit is None or taken < limit:

@@ -188,26 +188,25 @@ LimiterMessage = (
 # --- to an instance ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Execute:
-    """Run these requests together; `batch_size` is the sum of their leading dimensions."""
-
-    submits: Sequence[Submit]
-    batch_size: int
-    closed_by: str  # why the batch was closed here: full, delay, preferred, shape, …
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExecuteSequences(Execute):
-    """Run these requests of sequences together; each is the next one of the sequence in its slot.
+class Slots(NamedTuple):
+    """Where requests of sequences belong; each is the next one of the sequence in its slot.
 
     With `padding` a request stands at the place of its slot, and `padding` at every other one of
     the `batch_size` places. Without it there are as many places as requests.
     """
 
-    slots: Sequence[int]  # one per request
+    numbers: Sequence[int]  # one per request
     beginning: frozenset[int]  # the slots that have a new owner
     padding: InferRequest | None
+
+
+class Execute(NamedTuple):
+    """Run these requests together; `batch_size` is the sum of their leading dimensions."""
+
+    submits: Sequence[Submit]
+    batch_size: int
+    closed_by: str  # why the batch was closed here: full, delay, preferred, shape, …
+    slots: Slots | None = None  # if they are requests of sequences
 
 
 # --- to Statistics -------------------------------------------------------------------------------

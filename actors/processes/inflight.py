@@ -81,8 +81,7 @@ class InFlight:
         self._executions: dict[int, Execution] = {}  # by base, oldest first
         self._late: dict[int, LateRequest] = {}  # by number, until their final response
         self._late_numbers: dict[int, int] = {}  # ExecuteRequest.number → ours
-        self.quiet = trio.Event()  # nothing inside; replaced when something enters
-        self.quiet.set()
+        self._quiet: trio.Event | None = None  # while somebody waits until nothing is inside
         self.completed_count = 0
 
     @property
@@ -99,8 +98,6 @@ class InFlight:
         execution = Execution(self._next_number, requests, timings, end)
         self._next_number += len(requests)
         self._executions[execution.base] = execution
-        if self.quiet.is_set():
-            self.quiet = trio.Event()
         return execution
 
     def withdraw(self, execution: Execution) -> None:
@@ -263,9 +260,15 @@ class InFlight:
         self._late_numbers.pop(late.request.number, None)
         self._check_quiet()
 
+    async def until_quiet(self) -> None:
+        """Return once nothing is inside."""
+        while self._executions or self._late:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+
     def _check_quiet(self) -> None:
-        if not self._executions and not self._late:
-            self.quiet.set()
+        if self._quiet is not None and not self._executions and not self._late:
+            self._quiet.set()
 
 
 def not_healthy(instance_name: str) -> ServerError:

@@ -137,7 +137,7 @@ class WorkerProcess:
         """
         if not self._load_answered.is_set():
             self.kill()
-        await self._inside.quiet.wait()
+        await self._inside.until_quiet()
         if not self.ended.is_set():
             self._tell(wire.Finalize())
 

@@ -23,7 +23,6 @@ from actors.messages import (
     Control,
     Drain,
     Execute,
-    ExecuteSequences,
     Fact,
     ForgetInstance,
     Grant,
@@ -31,6 +30,7 @@ from actors.messages import (
     Reply,
     RequestsRefused,
     RetireInstance,
+    Slots,
     Submit,
     VersionKey,
 )
@@ -285,14 +285,12 @@ class SequenceBatcher:
         padding = None
         if self._pads and len(submits) < action.size:
             padding = self._inputs.padding(_submit(action.places[0].ticket).request)
-        batch = ExecuteSequences(
-            submits,
-            action.size,
-            action.closed_by,
-            slots=[place.slot for place in action.places],
-            beginning=frozenset(place.slot for place in action.places if place.begins),
-            padding=padding,
+        slots = Slots(
+            [place.slot for place in action.places],
+            frozenset(place.slot for place in action.places if place.begins),
+            padding,
         )
+        batch = Execute(submits, action.size, action.closed_by, slots)
         try:
             # The grant is the credit: the instance's door has room for every grant it gave.
             self._execute[action.instance].send_nowait(batch)

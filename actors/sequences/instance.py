@@ -8,13 +8,12 @@ one sequence must wait for itself, it says `Released` to the sequence batcher af
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import trio
 
 from actors.channels import Door
-from actors.messages import Execute, ExecuteSequences, Released, Reply, Submit
+from actors.messages import Execute, Released, Reply, Submit
 from actors.metrics.late_responses import ResponseTeller
 from actors.street.instance import Instance, Responder
 from protocol.inference import InferResponse, SequenceFlag
@@ -125,23 +124,23 @@ class SequenceInstance(Instance):
     def _open(
         self, batch: Execute, timings: Timings
     ) -> tuple[Sequence[Responder], Sequence[ExecuteRequest]]:
-        if not isinstance(batch, ExecuteSequences):
+        slots = batch.slots
+        if slots is None:
             return super()._open(batch, timings)  # a warm-up brings its own states
-        token = trio.lowlevel.current_trio_token()
         keeper = self._keeper if self._keeper.has_states else None
         state: SequenceState | None = None
         responders: list[Responder] = []
         by_slot: dict[int, ExecuteRequest] = {}
-        for submit, slot in zip(batch.submits, batch.slots, strict=True):
+        for submit, slot in zip(batch.submits, slots.numbers, strict=True):
             request = submit.request
             again = self._reschedules and SequenceFlag.START not in request.sequence_flags
             if keeper is not None:
-                begins = slot in batch.beginning
+                begins = slot in slots.beginning
                 state = keeper.of(slot, request.sequence_flags, begins=begins)
                 request = state.attach(request)
             responder = _SlotResponder(
                 submit,
-                token,
+                self._token,
                 self._in_flight,
                 timings,
                 teller=self._teller_again if again else self._teller,
@@ -155,10 +154,10 @@ class SequenceInstance(Instance):
                 request, submit.batch_size, responder, number=submit.number, states=state
             )
         requests = list(by_slot.values())
-        if batch.padding is None or len(requests) == batch.batch_size:
+        if slots.padding is None or len(requests) == batch.batch_size:
             return responders, requests
         null = ExecuteRequest(
-            self._keeper.pad(batch.padding, requests[0].request),
+            self._keeper.pad(slots.padding, requests[0].request),
             requests[0].batch_size,
             _NOBODY,
             is_null=True,
@@ -179,6 +178,6 @@ class SequenceInstance(Instance):
                 for pair in zip(batch.submits, outcomes, strict=True)
                 if not isinstance(pair[1], Rescheduled)
             ]
-            batch = replace(batch, submits=[submit for submit, _ in pairs])
+            batch = batch._replace(submits=[submit for submit, _ in pairs])
             outcomes = [outcome for _, outcome in pairs]
         super()._report(batch, outcomes, timings, started_at)

@@ -69,7 +69,6 @@ class Responder:
         token: trio.lowlevel.TrioToken,
         in_flight: dict[int, Responder],
         timings: Timings,
-        *,
         teller: ResponseTeller | None = None,
     ) -> None:
         self._submit = submit
@@ -228,10 +227,12 @@ class Instance:
         self._teller = ResponseTeller(key, statistics)
         self._in_flight: dict[int, Responder] = {}
         self._executing = 0  # batches; at most as many as it has grants to give
+        self._token: trio.lowlevel.TrioToken  # of the event loop that it runs in
         self._draining = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load, report `started`, then serve until drained."""
+        self._token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._executor.start)
@@ -341,9 +342,9 @@ class Instance:
     def _begin(self, batch: Execute) -> None:
         timings = Timings(began_at=trio.current_time())
         responders, requests = self._open(batch, timings)
-        for submit, responder in zip(batch.submits, responders, strict=True):
+        for place, submit in enumerate(batch.submits):
             if submit.request.parameters and wants_explanation(submit.request):
-                responder.explain(batch, timings.began_at)
+                responders[place].explain(batch, timings.began_at)
         self._executing += 1
         execution = _Execution(self, batch, responders, requests, timings)
         self._executor.begin(requests, timings, execution.ended)
@@ -374,16 +375,15 @@ class Instance:
         self, batch: Execute, timings: Timings
     ) -> tuple[Sequence[Responder], Sequence[ExecuteRequest]]:
         """What the executor is given, and who takes what it answers to each caller's request."""
-        token = trio.lowlevel.current_trio_token()
-        in_flight = self._in_flight
+        token, in_flight, teller = self._token, self._in_flight, self._teller
         responders: list[Responder] = []
         requests: list[ExecuteRequest] = []
         for submit in batch.submits:
-            responder = Responder(submit, token, in_flight, timings, teller=self._teller)
-            in_flight[submit.number] = responder
+            number = submit.number
+            responder = in_flight[number] = Responder(submit, token, in_flight, timings, teller)
             responders.append(responder)
             requests.append(
-                ExecuteRequest(submit.request, submit.batch_size, responder, number=submit.number)
+                ExecuteRequest(submit.request, submit.batch_size, responder, False, number)
             )
         return responders, requests
 
@@ -404,12 +404,13 @@ class Instance:
             first = [now - submit.submitted_at for submit, outcome in pairs if outcome is not None]
         inference_count = cancelled = 0
         for submit, outcome in zip(batch.submits, outcomes, strict=True):
+            submitted_at = submit.submitted_at
             if isinstance(outcome, ServerError):
-                failed.append(now - submit.submitted_at)
+                failed.append(now - submitted_at)
                 cancelled += outcome.status is StatusCode.CANCELLED
             else:
-                queued.append(started_at - submit.submitted_at)
-                lasted.append(now - submit.submitted_at)
+                queued.append(started_at - submitted_at)
+                lasted.append(now - submitted_at)
                 inference_count += submit.batch_size or 1
         executed = BatchExecuted(
             self._key,

@@ -146,12 +146,16 @@ class Scheduler:
                     self._change_instances(message)
         for grant in self._grants.drain():
             self._take_grant(grant.instance)
+        is_behind = False
         for door in self._doors:
-            if len(door):
-                self._admit(door, now)
+            waiting = len(door)
+            if waiting:
+                room = self._room(door, waiting)
+                self._admit(door, room, now)
+                is_behind = is_behind or room < waiting
         if self._draining:
             policy.drain()  # only now: who came before the order is still let in
-        if self._cancelled and not any(map(len, self._doors)):
+        if self._cancelled and not is_behind:
             self._cancelled.clear()
         for action in policy.step(now):
             match action:
@@ -165,7 +169,7 @@ class Scheduler:
             self._balance(self._limiter)
         else:
             # Without a request there is nothing that a grant could be used for.
-            self._grants.hush(not policy.pending and not any(map(len, self._doors)))
+            self._grants.hush(not is_behind and not policy.pending)
         if self._refused:
             self._tell_statistics()
         if self._draining and not policy.pending:
@@ -205,32 +209,34 @@ class Scheduler:
             limiter.ask(wanted - self._asked)
             self._asked = wanted
 
-    def _admit(self, door: Door[Submit], now: float) -> None:
+    def _admit(self, door: Door[Submit], room: int, now: float) -> None:
         """Queue what waits at one level's door, the most urgent level first.
 
         A level at the ceiling is not drained: its door fills and its callers wait, which is the
         back-pressure, and a flood on one level can neither delay nor refuse another.
         """
-        for submit in door.drain(self._room(door)):
+        for submit in door.drain(room):
             if submit.number in self._cancelled:
                 self._refuse(submit, RefusalCause.CANCELLED, now)
                 continue
+            number, request, batch_size, shape_key, level, deadline_at, _, _ = submit
             ticket = Ticket(
-                id=submit.number,
-                level=submit.level,
-                batch_size=submit.batch_size or 1,
-                shape_key=submit.shape_key,
-                work=submit,
-                timeout_seconds=submit.request.timeout_us / 1e6,
-                deadline_at=submit.deadline_at,
+                number,
+                level,
+                batch_size or 1,
+                shape_key,
+                submit,
+                request.timeout_us / 1e6,
+                deadline_at,
             )
             refused = self._policy.submit(ticket, now)
             if refused is not None:
-                self._answer(submit, refusal(refused.cause, submit.request.id))
+                self._answer(submit, refusal(refused.cause, request.id))
 
-    def _room(self, door: Door[Submit]) -> int:
-        if self._policy.pending + len(door) <= self._ceiling:
-            return len(door)  # the usual case, without asking how the queue is made up
+    def _room(self, door: Door[Submit], waiting: int) -> int:
+        """How many of those that wait at a door can be queued, or more."""
+        if self._policy.pending + waiting <= self._ceiling:
+            return waiting  # the usual case, without asking how the queue is made up
         number = self._doors.index(door)
         level = number + 1 if self._has_levels else 0
         return max(0, self._ceiling - self._policy.pending_by_level.get(level, 0))
