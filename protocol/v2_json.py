@@ -10,7 +10,7 @@ back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from protocol.inference import (
@@ -21,7 +21,8 @@ from protocol.inference import (
     tensor_over,
 )
 from protocol.status import invalid_arg, not_found
-from protocol.v2_json_memory import HeaderMemory, ReadHeader
+from protocol.v2_json_header import InputEntry
+from protocol.v2_json_memory import HeaderMemory
 from protocol.v2_json_parameters import HeaderForwarding
 
 DEFAULT_MAX_INPUT_SIZE: Final = 67_108_864  # --http-max-input-size
@@ -58,20 +59,25 @@ class InferDecoder:
 
         `header_length` is the value of Inference-Header-Content-Length; "0", or an empty body,
         makes the whole body the one input of the model (`InferRequest.raw_input`). `header_lines`
-        are the HTTP header lines that may be forwarded. Raises ServerError.
+        are the HTTP header lines that may be forwarded. Requests that got the very same plan, as an
+        object, had the same header, so they differ in their ids and in what their tensors contain.
+        Raises ServerError.
         """
         total = len(body)
         length = total if header_length is None else parse_header_length(header_length, total)
         if length == 0:
             request, plan = self._decode_raw(model_name, model_version, body)
         else:
-            read = self._headers.read(body if length == total else body[:length])
-            inputs = _take_inputs(read, model_name, body, length, regions)
-            template, plan = read.header.request, read.header.plan
+            document = body if length == total else body[:length]
+            header, request_id, data = self._headers.read(document)
+            inputs = _take_inputs(
+                header.inputs, data, body, length, model_name=model_name, regions=regions
+            )
+            template, plan = header.request, header.plan
             request = InferRequest(
                 model_name,
                 model_version,
-                read.request_id,
+                request_id,
                 inputs,
                 template.requested_outputs,
                 dict(template.parameters),
@@ -128,18 +134,20 @@ def _parse_int32(value: str) -> int:
 
 
 def _take_inputs(
-    read: ReadHeader,
-    model_name: str,
+    given: tuple[InputEntry, ...],
+    in_json: Sequence[bytes],
     body: bytes | memoryview,
     offset: int,
+    *,
+    model_name: str,
     regions: SharedMemoryRegions | None,
 ) -> list[Tensor]:
     """The tensors of a request, those in binary taken from `body` at `offset` and on."""
     tensors: list[Tensor] = []
-    in_json = iter(read.data)
+    taken = 0
     total = len(body)
     raw: bytes | memoryview | None
-    for each in read.header.inputs:
+    for each in given:
         size = each.binary_data_size
         if size is not None:
             end = offset + size
@@ -158,7 +166,8 @@ def _take_inputs(
             tensors.append(tensor_over(each.name, each.datatype, each.shape, content))
             continue
         else:
-            raw = next(in_json)
+            raw = in_json[taken]
+            taken += 1
         tensors.append(Tensor(each.name, each.datatype, each.shape, raw=raw))
     if offset != total:
         raise invalid_arg(f"unexpected additional input data for model '{model_name}'")

@@ -19,6 +19,9 @@ from repo.input_rules import LENGTH, InputRule, holds_all
 from repo.model_config import ModelConfig, sequence_settings
 from repo.request_refusals import Refusals
 
+# Likenesses whose requests are known to be in order: few headers, of the many that are remembered,
+# are for one model.
+MAX_KNOWN_LIKENESSES: Final = 256
 # Answers kept ready, for batch sizes up to this one; larger batches are rare and costly anyway.
 MAX_READY_ANSWERS: Final = 256
 
@@ -38,8 +41,8 @@ class RequestRules:
     """The rules of one model version."""
 
     __slots__ = (
-        "_by_name", "_corrid", "_model_name", "_optional", "_outputs", "_ready", "_refusals",
-        "_required",
+        "_admitted", "_by_name", "_content_matters", "_corrid", "_model_name", "_optional",
+        "_outputs", "_ready", "_refusals", "_required",
     )  # fmt: skip
 
     def __init__(self, config: ModelConfig) -> None:
@@ -53,6 +56,13 @@ class RequestRules:
         # Sets of inputs, as bits.
         self._required = sum(rule.bit for rule in rules if not rule.optional)
         self._optional = any(rule.optional for rule in rules)
+        # Whether more than names, types, shapes and sizes of inputs is judged, or changed.
+        self._content_matters = any(
+            rule.datatype == BYTES or rule.is_shape_tensor or rule.reshape is not None
+            for rule in rules
+        )
+        # By the identity of the likeness, which is kept so that no other object takes that over.
+        self._admitted: dict[int, tuple[object, Admitted]] = {}
         self._ready = tuple(Admitted(size, None) for size in range(MAX_READY_ANSWERS + 1))
         self._refusals = Refusals(config.name, config.max_batch_size, rules)
         sequence = sequence_settings(config)
@@ -63,6 +73,22 @@ class RequestRules:
     def compile(cls, config: ModelConfig) -> RequestRules:
         """The rules of a configuration that passed `config_rules`."""
         return cls(config)
+
+    def admit_alike(self, request: InferRequest, likeness: object) -> Admitted:
+        """As `admit`, for a request with a likeness to others.
+
+        Requests with the same one, which is the same object, differ in nothing but their ids and
+        what their tensors contain; these have all the bytes that were announced for them.
+        """
+        known = self._admitted.get(id(likeness))
+        if known is not None and known[0] is likeness:
+            return known[1]
+        admitted = self.admit(request)
+        if not self._content_matters:
+            if len(self._admitted) >= MAX_KNOWN_LIKENESSES:
+                self._admitted.clear()
+            self._admitted[id(likeness)] = likeness, admitted
+        return admitted
 
     def admit(self, request: InferRequest) -> Admitted:
         """Judge a request. Raises ServerError INVALID_ARG.

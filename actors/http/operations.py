@@ -23,7 +23,7 @@ from actors.http.reply_desk import ReplyDesk
 from actors.lifecycle.model_index import ServingVersion
 from actors.messages import Reply
 from actors.processes.metrics import CustomMetrics
-from actors.street.calls import Calls, Ticketed
+from actors.street.calls import Calls
 from actors.traces.tracing import Received
 from protocol import routes
 from protocol.api_keys import Guard
@@ -39,7 +39,6 @@ from protocol.generate import (
 )
 from protocol.http1 import HttpRequest
 from protocol.http_compression import decode_body
-from protocol.inference import InferRequest
 from protocol.metrics_text import Sample
 from protocol.v2_json import InferDecoder
 from protocol.v2_json_response import InferEncoder, decoupled_over_http
@@ -130,7 +129,13 @@ class HttpOperations:
             if lease is not None:
                 lease.reserve(plan)
                 lease.place(decoded, plan, on_device=serving.takes_device_tensors)
-            ticketed = self._prepare(serving, decoded, desk.replies, request)
+            ticketed = self._calls.prepare(
+                serving,
+                decoded,
+                desk.replies,
+                received=self._received(request) if self._calls.tracing.is_active else None,
+                likeness=plan if lease is None else None,  # a region's bytes may have changed
+            )
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -160,7 +165,8 @@ class HttpOperations:
         )
         replies: Door[Reply] = mailbox.door(RESPONSE_WINDOW)
         try:
-            ticketed = self._prepare(serving, decoded, replies, request)
+            received = self._received(request) if self._calls.tracing.is_active else None
+            ticketed = self._calls.prepare(serving, decoded, replies, received=received)
         except BaseException:
             mailbox.remove(replies)
             raise
@@ -172,17 +178,8 @@ class HttpOperations:
             ticketed, replies, mailbox=mailbox, headers=report, chunked=request.head.is_http_11
         )
 
-    def _prepare(
-        self,
-        serving: ServingVersion,
-        decoded: InferRequest,
-        replies: Door[Reply],
-        request: HttpRequest,
-    ) -> Ticketed:
-        if not self._calls.tracing.is_active:
-            return self._calls.prepare(serving, decoded, replies)
-        received = Received.over_http(request.began_at, request.headers)
-        return self._calls.prepare(serving, decoded, replies, received=received)
+    def _received(self, request: HttpRequest) -> Received:
+        return Received.over_http(request.began_at, request.headers)
 
 
 def _input_specs(serving: ServingVersion) -> dict[str, InputSpec]:

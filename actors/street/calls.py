@@ -56,13 +56,19 @@ class Calls:
         *,
         deadline_at: float = math.inf,
         received: Received | None = None,
+        likeness: object = None,
     ) -> Ticketed:
         """Admit `request` to the model. Raises ServerError when the model cannot take it.
 
+        `likeness`, unless None, is what it has in common with others (`RequestRules.admit_alike`).
         `received` says how a request came from outside, if any is traced. A request that another
         one caused carries the trace of that.
         """
-        admitted = serving.rules.admit(request)
+        rules = serving.rules
+        if likeness is not None:
+            admitted = rules.admit_alike(request, likeness)
+        else:
+            admitted = rules.admit(request)
         level = serving.level_of(request.priority)
         submit = Submit(
             next(self._numbers),

@@ -16,7 +16,12 @@ from protocol.inference import InferRequest, Tensor
 from protocol.status import ServerError, StatusCode
 from repo.input_rules import MAX_REMEMBERED_SHAPES
 from repo.pbtxt import parse_config
-from repo.request_rules import MAX_READY_ANSWERS, Admitted, RequestRules
+from repo.request_rules import (
+    MAX_KNOWN_LIKENESSES,
+    MAX_READY_ANSWERS,
+    Admitted,
+    RequestRules,
+)
 
 P = "[request id: <id_unknown>] "
 
@@ -386,6 +391,71 @@ def test_only_so_many_shapes_are_remembered() -> None:
     keys = {rules.admit(_request(_zeros("A", size))).shape_key for size in sizes}
 
     assert len(keys) == len(sizes)
+
+
+# Requests that are alike.
+
+
+def test_what_is_known_of_one_request_holds_for_all_that_are_like_it() -> None:
+    rules = _rules(BATCHED)
+    likeness, other = object(), object()
+    request = _request(_zeros("A", 2, 16), _zeros("B", 2, 3, 4))
+
+    first = rules.admit_alike(request, likeness)
+
+    assert first == rules.admit(request)
+    assert rules.admit_alike(request, likeness) is first
+    assert rules.admit_alike(_request(_zeros("A", 3, 16), _zeros("B", 3, 3, 4)), other) != first
+    with pytest.raises(ServerError):
+        rules.admit_alike(_request(), object())
+
+
+def test_a_refusal_is_not_remembered() -> None:
+    rules, likeness = _rules(BATCHED), object()
+    for _ in range(2):
+        with pytest.raises(ServerError):
+            rules.admit_alike(_request(_zeros("A", 2, 16)), likeness)
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        (_input("A", "1", data_type="TYPE_STRING"), b"\1\0\0\0x", b"\2\0\0\0x"),
+        (
+            _input("A", "1", "is_shape_tensor: true", data_type="TYPE_INT32"),
+            b"\1\0\0\0",
+            b"\2\0\0\0",
+        ),
+    ],
+)
+def test_where_content_matters_every_request_is_judged(text: str, good: bytes, bad: bytes) -> None:
+    rules, likeness = _rules(text), object()
+    datatype = "BYTES" if "STRING" in text else "INT32"
+
+    def judged(raw: bytes) -> Admitted | str:
+        try:
+            return rules.admit_alike(_request(Tensor("A", datatype, (1,), raw=raw)), likeness)
+        except ServerError as error:
+            return error.message
+
+    assert judged(good) == judged(good)
+    assert judged(bad) != judged(good)
+
+
+def test_a_reshaped_input_is_reshaped_in_every_request() -> None:
+    rules, likeness = _rules(_input("A", "4", "reshape { shape: [ 2, 2 ] }")), object()
+    for _ in range(2):
+        request = _request(_zeros("A", 4))
+        rules.admit_alike(request, likeness)
+        assert request.inputs[0].shape == (2, 2)
+
+
+def test_only_so_many_likenesses_are_known() -> None:
+    rules = _rules(BATCHED)
+    request = _request(_zeros("A", 2, 16), _zeros("B", 2, 3, 4))
+    for _ in range(MAX_KNOWN_LIKENESSES + 2):
+        rules.admit_alike(request, object())
+    assert 0 < len(rules._admitted) <= MAX_KNOWN_LIKENESSES
 
 
 # Reshape.
