@@ -253,6 +253,16 @@ class ResponsePlan:
 
     outputs: tuple[OutputPlan, ...] = ()
     binary: bool = True
+    plain_outputs: frozenset[str] | None = field(init=False, compare=False, repr=False)
+    """The names of `outputs` if there are any, and all of them are wanted as bytes as they are."""
+
+    def __post_init__(self) -> None:
+        plain = self.outputs and all(
+            each.binary and not each.classification and each.shared_memory is None
+            for each in self.outputs
+        )
+        names = frozenset(each.name for each in self.outputs) if plain else None
+        object.__setattr__(self, "plain_outputs", names)
 
 
 class SharedMemoryRegions(Protocol):

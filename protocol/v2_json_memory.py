@@ -61,12 +61,9 @@ class _Known(NamedTuple):
 _Memory = dict[bytes, _Known | None]
 
 
-class ReadHeader(NamedTuple):
-    """What a document says; `data` has the bytes of those inputs that are given in JSON."""
-
-    header: InferHeader
-    request_id: str
-    data: Sequence[bytes]
+ReadHeader = tuple[InferHeader, str, Sequence[bytes]]
+"""What a document says: the header, the id of its request, and the bytes of those inputs that are
+given in JSON, in their order."""
 
 
 class HeaderMemory:
@@ -83,7 +80,8 @@ class HeaderMemory:
 
     def read(self, document: bytes | memoryview) -> ReadHeader:
         """The header that `document` is. Raises ServerError."""
-        check_json_size(len(document), self._max_input_size)
+        if len(document) > self._max_input_size:
+            check_json_size(len(document), self._max_input_size)
         text = key = bytes(document)
         memory, request_id, arrays = self._whole, "", _NO_ARRAYS
         identified = _PLAIN_ID.match(text)
@@ -98,14 +96,14 @@ class HeaderMemory:
         if known is not None:
             data = _pack(arrays, known.packers) if arrays or known.packers else _NO_ARRAYS
             if data is not None:
-                return ReadHeader(known.header, request_id, data)
+                return known.header, request_id, data
         header = parse_header(text, self._max_input_size)
         request = header.request
         may_repeat = identified is not None or not request.id
         if may_repeat and not request.correlation_id and key not in memory:
             _remember(memory, key, header, len(arrays))
         data = [given.data for given in header.inputs if given.data is not None]
-        return ReadHeader(header, request.id, data)
+        return header, request.id, data
 
 
 def _remember(memory: _Memory, key: bytes, header: InferHeader, array_count: int) -> None:

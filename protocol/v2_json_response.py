@@ -14,7 +14,6 @@ from protocol.http1_error import Headers
 from protocol.http1_response import JSON_HEADERS, Buffer
 from protocol.inference import (
     InferResponse,
-    OutputPlan,
     ResponsePlan,
     SharedMemoryRegions,
     Tensor,
@@ -69,6 +68,11 @@ class InferEncoder:
         asked for as classifications only. Outputs that `plan` does not name, when it names any,
         are left out. Raises ServerError.
         """
+        plain = plan.plain_outputs
+        if plain is not None:
+            return self._encode_binary(
+                response, [tensor for tensor in response.outputs if tensor.name in plain]
+            )
         if plan.outputs:
             return self._encode_planned(response, plan, regions, labels, has_batch_dim)
         if plan.binary:
@@ -87,8 +91,6 @@ class InferEncoder:
         chosen = [
             (tensor, plans[tensor.name]) for tensor in response.outputs if tensor.name in plans
         ]
-        if all(_is_plainly_binary(output) for _, output in chosen):
-            return self._encode_binary(response, [tensor for tensor, _ in chosen])
         texts: list[str] = []
         parts: list[Buffer] = []
         for given, output in chosen:
@@ -155,10 +157,6 @@ class InferEncoder:
             text = b"".join((b"{", to_bytes(_identity(response.id)), text[1:]))
             headers = _headers_for(text, any(raws))
         return headers, [text, *raws]
-
-
-def _is_plainly_binary(output: OutputPlan) -> bool:
-    return output.binary and not output.classification and output.shared_memory is None
 
 
 def _headers_for(header: bytes, has_binary: bool) -> Headers:

@@ -50,6 +50,9 @@ from protocol.status import MAX_LOGGED_ID_CHARACTERS, ServerError, logged_prefix
 
 log = logging.getLogger(__name__)
 
+FOR_MODELS: Final = (Infer, Generate)
+"""The operations that models answer."""
+
 # One request of a connection is answered at a time.
 ANSWER_DOOR: Final = 1
 # Pipelined requests wait unread once the bodies that wait hold this much; and no further request is
@@ -83,7 +86,8 @@ class HttpConnection:
         self._inlet = inlet
         self._operations = operations
         self._desk = desk
-        self._http = Http1Connection(limits, now=trio.current_time(), heads=heads)
+        self._clock = trio.lowlevel.current_clock()
+        self._http = Http1Connection(limits, now=self._clock.current_time(), heads=heads)
         self._mailbox = Mailbox()
         self._answers: Door[Answer] = self._mailbox.door(ANSWER_DOOR)
         self._waiting: deque[HttpEvent] = deque()  # bounded by HttpLimits and MAX_WAITING_BYTES
@@ -162,7 +166,7 @@ class HttpConnection:
         if self._closing or self._http.is_closed:
             self._discard(len(data))
             return 1
-        events = self._http.receive(data, trio.current_time())
+        events = self._http.receive(data, self._clock.current_time())
         self._take(events)
         return len(events)
 
@@ -210,7 +214,7 @@ class HttpConnection:
             self._paused = False
             self._inlet.resume()
             if not (self._closing or self._http.is_closed):
-                self._take(self._http.receive(b"", trio.current_time()))
+                self._take(self._http.receive(b"", self._clock.current_time()))
 
     def _advance(self) -> None:
         """Begin the next request, if none is being answered; its answer may be there at once."""
@@ -236,7 +240,7 @@ class HttpConnection:
     def _begin(self, request: HttpRequest) -> None:
         try:
             operation = self._operations.dispatch(request)
-            if isinstance(operation, Infer | Generate):
+            if isinstance(operation, FOR_MODELS):
                 self._submit(operation, request)
             else:
                 self._nursery.start_soon(self._operate, operation, request)
@@ -276,7 +280,7 @@ class HttpConnection:
             give_up(exchange)  # the client left while this stood in the door
 
     async def _operate(self, operation: Operation, request: HttpRequest) -> None:
-        assert not isinstance(operation, Infer | Generate), "models answer these"
+        assert not isinstance(operation, FOR_MODELS), "models answer these"
         try:
             answer = await self._operations.run(operation, request)
         except Exception:  # ring boundary: a request never ends its server
@@ -386,7 +390,7 @@ class HttpConnection:
             if exchange.ticketed.front is not None:
                 self._sending.append(exchange.ticketed.front)
         self._outbox.say(parts)
-        self._http.reply_sent(trio.current_time())
+        self._http.reply_sent(self._clock.current_time())
         if not self._keeps_alive:
             self._lingers = True
             self._close()
