@@ -158,6 +158,12 @@ def _state_refusals(
     names: set[str] = set()
     for index, state in enumerate(sequence.state):
         place = f"{_HERE}.state[{index}]"
+        if state.data_type == DataType.TYPE_INVALID:
+            yield ConfigRefusal(
+                f"sequence batching state '{state.input_name}' must specify 'data_type' for "
+                f"{config.name}",
+                f"{place}.data_type",
+            )
         if state.initial_state:
             yield from _initial_state_refusals(state, place)
             name = state.initial_state[0].name

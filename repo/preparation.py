@@ -6,7 +6,8 @@ groups, the rules again, labels, versions. Each step lives in a module of its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,12 +38,15 @@ Prefer = Callable[[ModelConfig], Sequence[PreferredGroup]]
 """The instance groups that a model's backend prefers where its configuration has none."""
 
 
-class CompletionFailed(ServerError):
-    """The files of a version say that it does not load."""
+class LoadRefused(ServerError):
+    """A model whose configuration can be read and that does not load all the same.
+
+    `version` is the one that is to blame, None if it is the model as a whole.
+    """
 
     __slots__ = ("version",)
 
-    def __init__(self, version: int, cause: ServerError) -> None:
+    def __init__(self, version: int | None, cause: ServerError) -> None:
         super().__init__(cause.status, cause.message)
         self.version = version
 
@@ -104,29 +108,36 @@ def prepare(
 ) -> ModelDescription:
     """Complete and judge a configuration. Raises ServerError with the text the log shows.
 
-    `complete` is None when auto-completion is off; what it raises becomes CompletionFailed.
+    LoadRefused is what Triton finds out after polling, when it makes a version. `complete` is None
+    when auto-completion is off: tensors are judged while polling then.
     """
     config = autofill(config, files.name or files.directory.name, files.first_version)
     config = normalise(config)
-    check_config(config)
-    versions = select_versions(config, discover_versions(files.subdirectories))
-    if complete is not None:
-        config = normalise(_completed(config, versions[-1], complete))
-    config = normalise_instance_groups(config, devices, prefer(config))
-    check_instance_groups(config, devices)
-    check_complete_config(config)
-    return ModelDescription(
-        config=config,
-        config_json=to_json(config),
-        directory=files.directory,
-        versions=versions,
-        instances=expand(config),
-        labels=load_labels(config, files.directory),
-    )
+    if complete is None:
+        check_complete_config(config)
+    else:
+        check_config(config)
+    with _refusing(None):
+        versions = select_versions(config, discover_versions(files.subdirectories))
+    with _refusing(versions[-1]):
+        if complete is not None:
+            config = normalise(complete(config, versions[-1]))
+        config = normalise_instance_groups(config, devices, prefer(config))
+        check_instance_groups(config, devices)
+        check_complete_config(config)
+        return ModelDescription(
+            config=config,
+            config_json=to_json(config),
+            directory=files.directory,
+            versions=versions,
+            instances=expand(config),
+            labels=load_labels(config, files.directory),
+        )
 
 
-def _completed(config: ModelConfig, version: int, complete: Complete) -> ModelConfig:
+@contextmanager
+def _refusing(version: int | None) -> Iterator[None]:
     try:
-        return complete(config, version)
+        yield
     except ServerError as error:
-        raise CompletionFailed(version, error) from error
+        raise LoadRefused(version, error) from error

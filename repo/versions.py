@@ -14,7 +14,7 @@ from typing import Final
 import betterproto
 
 from protocol.status import invalid_arg
-from repo.model_config import ModelConfig
+from repo.model_config import ModelConfig, is_set
 
 _LOG = logging.getLogger("troupe.repo")
 
@@ -52,12 +52,15 @@ def discover_versions(directory_names: Iterable[str]) -> tuple[int, ...]:
 def select_versions(config: ModelConfig, available: Iterable[int]) -> tuple[int, ...]:
     """The available versions that `config.version_policy` selects, ascending.
 
-    No policy means the latest one. Raises ServerError INVALID_ARG when none is left.
+    No policy means the latest one; one that is there and says nothing, all of them. Raises
+    ServerError INVALID_ARG when none is left.
     """
     ordered = sorted(set(available))
     choice, policy = betterproto.which_one_of(config.version_policy, "policy_choice")
     match choice:
         case "all":
+            selected = ordered
+        case "" if is_set(config.version_policy):
             selected = ordered
         case "specific":
             wanted = set(policy.versions)

@@ -26,7 +26,7 @@ from actors.policy.lifecycle import Lifecycle, Parameters
 from protocol.status import ServerError, internal, not_found
 from repo.model_config import ensemble_scheduling
 from repo.overrides import FILE_PREFIX
-from repo.preparation import CompletionFailed, ModelDescription
+from repo.preparation import LoadRefused, ModelDescription
 from repo.scan import ModelIdentity, Sighting
 
 log = logging.getLogger(__name__)
@@ -181,8 +181,8 @@ class ModelLoading:
         async def describe(name: str) -> None:
             try:
                 described[name] = await self._described(name, parameters, sightings.get(name))
-            except CompletionFailed as error:
-                described[name] = self._cannot_be_completed(name, error)
+            except LoadRefused as error:
+                described[name] = self._is_refused(name, error)
             except Exception as caught:  # noqa: BLE001  # ring: no configuration ends the server
                 described[name] = self._cannot_be_loaded(name, load_failure(name, caught))
 
@@ -219,9 +219,14 @@ class ModelLoading:
             self._index.set_reason(name, str(error))
         return error
 
-    def _cannot_be_completed(self, name: str, error: CompletionFailed) -> ServerError:
-        log.error("failed to load '%s' version %s: %s", name, error.version, error)
+    def _is_refused(self, name: str, error: LoadRefused) -> ServerError:
         self._problems[name] = error
+        if error.version is None:
+            log.error("failed to load '%s': %s", name, error)
+            if name in self._index.value.models:
+                self._index.set_reason(name, str(error))
+            return error
+        log.error("failed to load '%s' version %s: %s", name, error.version, error)
         if error.version not in self._versions.numbers(name):
             row = VersionEntry(VersionState.UNAVAILABLE, str(error))
             self._index.set_version(name, error.version, row)
@@ -252,7 +257,7 @@ class ModelLoading:
 
         for name, way in [(name, self._families.circle(name)) for name in done]:
             if way:
-                described[name] = self._cannot_be_loaded(name, circular(way))
+                described[name] = self._is_refused(name, LoadRefused(None, circular(way)))
                 self._families.forget(name)
         async with trio.open_nursery() as nursery:
             for name in done:
@@ -270,8 +275,8 @@ class ModelLoading:
         by_model: bool = False,
     ) -> ServerError | None:
         """Load one model, whose members have been loaded."""
-        if isinstance(description, CompletionFailed):
-            return load_failed(name, {description.version: description})
+        if isinstance(description, LoadRefused):
+            return load_failed(name, {description.version or 0: description})
         if isinstance(description, ServerError):
             if description.message == DUPLICATE:
                 self._take_out([name])
@@ -296,7 +301,10 @@ class ModelLoading:
     def _judge(self, description: ModelDescription) -> ModelDescription:
         if ensemble_scheduling(description.config) is None:
             return description
-        return judged(description, self._index.value, self._problems)
+        try:
+            return judged(description, self._index.value, self._problems)
+        except ServerError as error:
+            raise LoadRefused(None, error) from error
 
     async def _load_again(self, ensemble: str, replaced: list[Running]) -> ServerError | None:
         """Judge an ensemble anew after its members have changed; it ends if it does not fit."""

@@ -27,7 +27,7 @@ from actors.policy.load_admission import LoadAdmission
 from actors.settings.options import ServerOptions
 from protocol.status import ServerError, internal, invalid_arg, unavailable
 from repo.metric_controls import first_response_buckets
-from repo.preparation import ModelDescription
+from repo.preparation import LoadRefused, ModelDescription
 
 log = logging.getLogger(__name__)
 
@@ -342,7 +342,10 @@ class RunningVersions:
 
 
 def load_failed(name: str, reasons: Mapping[int, ServerError]) -> ServerError:
-    """What the client is told of versions that do not load."""
+    """What the client is told of versions that do not load, by their numbers."""
+    for error in reasons.values():
+        if isinstance(error, LoadRefused) and error.version is None:
+            return invalid_arg(f"load failed for model '{name}': {error.message}\n")
     text = "".join(
         f"version {version} is at UNAVAILABLE state: {error};"
         for version, error in sorted(reasons.items())

@@ -168,12 +168,31 @@ def test_case_11_versions_that_are_asked_for_and_not_there(site: Site) -> None:
         "version 9 is specified for model 'chosen', but the version directory is not present"
     )
     config.write_text(IDENTITY + "version_policy { specific { versions: 9 } }")
-    status, _ = site.order("chosen")
-    assert status in (400, 500)
-    site.server.wait_for(
-        "at least one version must be available under the version policy of model 'chosen'"
-    )
+    none_left = "at least one version must be available under the version policy of model 'chosen'"
+    assert site.order("chosen") == (400, f"load failed for model 'chosen': {none_left}\n")
+    site.server.wait_for(none_left)
     assert site.infer("chosen") == (200, "")
+
+
+def test_what_is_found_out_after_polling_is_said_of_the_version(site: Site) -> None:
+    config = site.identity("late")
+    config.write_text(IDENTITY.replace("dims: [ -1 ]", "dims: [ 0 ]", 1))
+    zero = (
+        "model input 'IN' dimension must be integer >= 1, or -1 to indicate a variable-size "
+        "dimension for late"
+    )
+    status, error = site.order("late")
+    assert status == 400
+    assert error == (
+        "load failed for model 'late': version 1 is at UNAVAILABLE state: "
+        f"Invalid argument: {zero};\n"
+    )
+    assert site.rows("late") == [("1", "UNAVAILABLE", f"Invalid argument: {zero}")]
+    config.write_text(IDENTITY + "max_batch_size: -1")
+    status, error = site.order("late")
+    assert (status, error.partition(": ")[0]) == (
+        500, "failed to load 'late', failed to poll from model repository",
+    )  # fmt: skip
 
 
 def test_case_12_one_version_that_fails_is_all_that_fail(site: Site) -> None:

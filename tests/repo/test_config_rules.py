@@ -358,10 +358,14 @@ RULES: list[tuple[str, str]] = [
     ),
     (
         _sequence(
-            'state { initial_state { name: "n" zero_data: true } } '
-            'state { initial_state { name: "n" zero_data: true } }'
+            2 * "state { data_type: TYPE_FP32 initial_state { "
+            'data_type: TYPE_FP32 name: "n" zero_data: true } } '
         ),
         "State input name 'n' specified more than once.",
+    ),
+    (
+        _sequence('state { input_name: "S" output_name: "T" dims: [ 2 ] }'),
+        "sequence batching state 'S' must specify 'data_type' for m",
     ),
     (
         _state("use_growable_memory: true"),

@@ -31,7 +31,7 @@ def test_a_number_that_no_int64_holds_is_no_version(caplog: pytest.LogCaptureFix
     ("policy", "selected"),
     [
         ("", (10,)),
-        ("version_policy { }", (10,)),
+        ("version_policy { }", (1, 2, 10)),  # present, and restricts nothing
         ("version_policy { latest { num_versions: 2 } }", (2, 10)),
         ("version_policy { latest { num_versions: 9 } }", (1, 2, 10)),
         ("version_policy { all { } }", (1, 2, 10)),
