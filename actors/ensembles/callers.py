@@ -6,7 +6,6 @@ console hear of a request that has ended. What to tell is `policy.dataflow`'s de
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,9 +106,11 @@ class Callers:
         self._send(caller, Reply(message.number, outcome, True, timings))
 
     def _tell(self, fact: Fact) -> None:
-        # Owed, because it can wait for room no better than whoever is served in turns.
-        with contextlib.suppress(trio.BrokenResourceError):  # the server is being cut off
+        try:
+            # Owed, because it can wait for room no better than whoever is served in turns.
             self._statistics.send_owed(fact)
+        except trio.BrokenResourceError:
+            return  # the server is being cut off
 
     def _send(self, caller: Caller, reply: Reply) -> None:
         if caller.unsent:
@@ -129,5 +130,7 @@ class Callers:
 
 def answer(message: Submit, reply: Reply) -> None:
     """Give a caller its final reply, if it is still there."""
-    with contextlib.suppress(trio.BrokenResourceError):
+    try:
         message.reply.send_owed(reply)
+    except trio.BrokenResourceError:
+        return

@@ -67,13 +67,13 @@ class Ensemble:
         self._control = control
         self._doors = doors
         self._ceiling = ceiling
-        replies: Door[Reply] = mailbox.door(REPLY_DOOR)
-        self._waits = Waits(mailbox, control, replies)
+        self._replies: Door[Reply] = mailbox.door(REPLY_DOOR)
+        self._waits = Waits(mailbox, control, self._replies)
         self._callers = Callers(key, waits=self._waits, statistics=statistics, slow=slow)
         self._steps = Steps(
             calls,
             mailbox=mailbox,
-            replies=replies,
+            replies=self._replies,
             waits=self._waits,
             window=window,
             notes_longest=slow is not None,
@@ -108,8 +108,8 @@ class Ensemble:
         """Take in what has been said, do what follows; until when nothing else does."""
         now = trio.current_time()
         shall_drain = self._obey() if len(self._control) else False
-        for call, reply in self._steps.replied():
-            self._on_reply(call, reply)
+        for reply in self._replies.drain():
+            self._on_reply(reply)
         for door in self._doors:
             if len(door):
                 self._admit(door, now)
@@ -119,10 +119,12 @@ class Ensemble:
             # Control is heard before the doors, so what matches nothing now may still be in one.
             missing = [number for number in self._early if not self._cancel(number)]
             self._early = missing[-MAX_EARLY:] if any(map(len, self._doors)) else []
-        for number in self._alarms.due(now):
-            self._cancel(number, deadline_exceeded())
-        for call, reply in self._steps.streamed(self._policy.has_room):
-            self._on_reply(call, reply)
+        if self._alarms.next_at <= now:
+            for number in self._alarms.due(now):
+                self._cancel(number, deadline_exceeded())
+        if self._steps.has_streams:
+            for reply in self._steps.streamed(self._policy.has_room):
+                self._on_reply(reply)
         if self._draining and not self._under_way:
             self._mailbox.leave()
         return self._alarms.next_at
@@ -189,35 +191,35 @@ class Ensemble:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _on_reply(self, call: StepCall, reply: Reply) -> None:
-        if isinstance(reply.outcome, ServerError):
-            self._act(self._policy.fail(call, reply.outcome, reply.final))
+    def _on_reply(self, reply: Reply) -> None:
+        call, outcome = self._steps.take(reply), reply.outcome
+        if isinstance(outcome, ServerError):
+            self._act(self._policy.fail(call, outcome, reply.final))
         else:
-            self._act(self._policy.respond(call, reply.outcome, reply.final))
+            self._act(self._policy.respond(call, outcome, reply.final))
 
     def _act(self, actions: list[Action]) -> None:
         """Do what the policy says, and then what follows from members that refuse at once."""
-        while actions:
-            further: list[Action] = []
-            for action in actions:
-                match action:
-                    case Start(call):
-                        further += self._start(call)
-                    case Respond(flow, outputs, sequence, final):
-                        caller = self._end(flow) if final else cast("Caller", flow.work)
-                        self._callers.respond(caller, outputs, sequence, final=final)
-                    case Finish(flow, error):
-                        self._callers.end(self._end(flow), error)
-                    case Stop(call):
-                        self._steps.stop(call)
-            actions = further
+        for action in actions:  # which grows meanwhile
+            match action:
+                case Start():
+                    self._start(action.call, actions)
+                case Respond(flow, outputs, sequence, final):
+                    caller = self._end(flow) if final else cast("Caller", flow.work)
+                    self._callers.respond(caller, outputs, sequence, final=final)
+                case Finish(flow, error):
+                    self._callers.end(self._end(flow), error)
+                case Stop(call):
+                    self._steps.stop(call)
 
-    def _start(self, call: StepCall) -> list[Action]:
-        """Begin a step; what follows if that comes to nothing."""
+    def _start(self, call: StepCall, actions: list[Action]) -> None:
+        """Begin a step; if that comes to nothing, add what follows."""
         if call.flow.error is not None:
-            return self._policy.respond(call, None, final=True)  # a sibling was refused just now
+            actions += self._policy.respond(call, None, final=True)  # a sibling was refused
+            return
         refused = self._steps.start(call)
-        return [] if refused is None else self._policy.fail(call, refused, final=True)
+        if refused is not None:
+            actions += self._policy.fail(call, refused, final=True)
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -102,6 +102,6 @@ def staying(
 
     return frozenset(
         output
-        for output, tensor in plan.produced[step]
-        if all(takes(consumer) for consumer, _ in plan.consumers.get(tensor, ()))
+        for output, consumers in plan.produced[step]
+        if all(takes(consumer) for consumer, _ in consumers)
     )

@@ -22,7 +22,7 @@ from actors.messages import LongestStep, Reply
 from actors.policy.dataflow import SequenceSays, StepCall
 from actors.street.calls import Calls, cancel, submit_nowait
 from actors.street.explanation import add_member
-from protocol.inference import InferRequest, SequenceFlag
+from protocol.inference import InferRequest, InferResponse, SequenceFlag
 from protocol.status import ServerError
 
 
@@ -104,17 +104,17 @@ class Steps:
             sent.patience.cancel()
         cancel(sent.serving, sent.number)
 
-    def replied(self) -> Iterator[tuple[StepCall, Reply]]:
-        """What members have said that answer once, and who could not be asked at all."""
-        for reply in self._replies.drain():
-            yield self._take(reply)
+    @property
+    def has_streams(self) -> bool:
+        """Whether any decoupled call is under way."""
+        return bool(self._streams)
 
-    def streamed(self, has_room: HasRoom) -> Iterator[tuple[StepCall, Reply]]:
+    def streamed(self, has_room: HasRoom) -> Iterator[Reply]:
         """What decoupled members have said, as far as there is room for it further on.
 
-        What is done with one response may make room for the next.
+        Each reply is to be taken at once; what is done with it may make room for the next.
         """
-        has_moved = bool(self._streams)
+        has_moved = True
         while has_moved:
             has_moved = False
             for sent in list(self._streams.values()):
@@ -122,13 +122,15 @@ class Steps:
                 assert door is not None, "only decoupled members have streams"
                 while len(door) and has_room(sent.call, len(caller.unsent)):
                     has_moved = True
-                    for reply in door.drain(1):
-                        yield self._take(reply)
+                    yield from door.drain(1)
 
-    def _take(self, reply: Reply) -> tuple[StepCall, Reply]:
+    def take(self, reply: Reply) -> StepCall:
+        """The step that was answered, which has ended if the reply is the final one."""
         sent = self._sent[reply.number]
         call = sent.call
         caller = cast("Caller", call.flow.work)
+        if caller.explanation is not None and isinstance(reply.outcome, InferResponse):
+            add_member(caller.explanation, sent.serving.name, reply.outcome)
         if reply.final:
             del self._sent[reply.number]
             call.work = None  # a circle, which would be left to the garbage collector
@@ -140,10 +142,7 @@ class Steps:
             if self._notes_longest:
                 took = trio.current_time() - sent.submitted_at
                 caller.longest = max(caller.longest, LongestStep(took, sent.serving.name))
-        outcome = reply.outcome
-        if caller.explanation is not None and not isinstance(outcome, ServerError | None):
-            add_member(caller.explanation, sent.serving.name, outcome)
-        return call, reply
+        return call
 
     def cancel_all(self) -> None:
         """The ensemble has ended: nobody waits for any step."""

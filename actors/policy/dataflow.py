@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from actors.policy.dataflow_graph import Graph, Plan
+from actors.policy.dataflow_graph import Consumers, Graph, Plan
 from protocol.inference import InferResponse, ParameterValue, Tensor
 from protocol.status import ServerError, cancelled, invalid_arg, request_prefix
 
@@ -167,17 +167,18 @@ class Dataflow:
         flow.produced = [0] * steps
         actions: list[Action] = []
         given = {tensor.name: tensor for tensor in inputs}
-        for name in self._graph.inputs:
+        for name, consumers in plan.given:
             self._arrive(
                 flow,
-                name,
+                consumers,
                 given.get(name),
                 iteration=0,
                 batch_size=batch_size,
                 sequence=_NOTHING,
                 actions=actions,
             )
-        self._settle(flow, actions)
+        if not flow.calls:
+            self._settle(flow, actions)
         return flow, actions
 
     def respond(self, call: StepCall, response: InferResponse | None, final: bool) -> list[Action]:
@@ -199,7 +200,8 @@ class Dataflow:
         self._stick(flow, cancelled() if error is None else error, actions)
         # A decoupled call may be told twice, which does no harm.
         actions += [Stop(call) for call in flow.calls]
-        self._settle(flow, actions)
+        if not flow.calls:
+            self._settle(flow, actions)
         return actions
 
     def has_room(self, call: StepCall, unsent: int) -> bool:
@@ -233,10 +235,10 @@ class Dataflow:
             iteration = flow.produced[step]
             flow.produced[step] += 1
         outputs = {tensor.name: tensor for tensor in response.outputs}
-        for name, tensor in flow.plan.produced[step]:
+        for name, consumers in flow.plan.produced[step]:
             self._arrive(
                 flow,
-                tensor,
+                consumers,
                 outputs.get(name),
                 iteration=iteration,
                 batch_size=call.batch_size,
@@ -247,7 +249,7 @@ class Dataflow:
     def _arrive(
         self,
         flow: Flow,
-        tensor_name: str,
+        consumers: Consumers,
         tensor: Tensor | None,
         *,
         iteration: int,
@@ -257,7 +259,7 @@ class Dataflow:
     ) -> None:
         """A tensor has its value for an iteration; None is the news that it has none."""
         plan = flow.plan
-        for step, name in plan.consumers.get(tensor_name, ()):
+        for step, name in consumers:
             if iteration and plan.once[step]:
                 continue  # something else that the step reads has the first iteration only
             inputs = []
@@ -283,7 +285,8 @@ class Dataflow:
         flow, step = call.flow, call.step
         if step == self._graph.response:
             flow.complete[call.iteration] = call
-            self._respond(flow, actions)
+            if self._is_decoupled:
+                self._respond(flow, actions)
             return
         flow.calls[call] = None
         flow.load[step] += 1
@@ -293,9 +296,11 @@ class Dataflow:
             self._start(call, actions)
 
     def _respond(self, flow: Flow, actions: list[Action]) -> None:
-        """Responses leave in the order of their iterations."""
-        # The one response of an ensemble that is not decoupled waits until it can be the final one.
-        while self._is_decoupled and flow.responded in flow.complete:
+        """Responses leave in the order of their iterations.
+
+        The one response of an ensemble that is not decoupled waits until it can be the final one.
+        """
+        while flow.responded in flow.complete:
             done = flow.complete.pop(flow.responded)
             flow.responded += 1
             actions.append(Respond(flow, done.inputs, done.sequence, final=False))
@@ -315,7 +320,8 @@ class Dataflow:
         del flow.calls[call]
         flow.load[step] -= 1
         self._in_flight[step] -= 1
-        self._settle(flow, actions)
+        if not flow.calls:
+            self._settle(flow, actions)
         queue = self._queues[step]
         if queue:
             self._start(queue.popleft(), actions)
@@ -337,9 +343,7 @@ class Dataflow:
                 actions.append(Stop(call))  # it might otherwise go on for ever
 
     def _settle(self, flow: Flow, actions: list[Action]) -> None:
-        """End the request if no call of it is left."""
-        if flow.calls:
-            return
+        """End a request of which no call is left."""
         if flow.error is not None:
             actions.append(Finish(flow, flow.error))
         elif self._is_decoupled:

@@ -8,7 +8,7 @@ request and holds no tensor.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,19 +18,23 @@ from repo.model_config import StepSettings
 MAX_PLANS: Final = 64
 
 
+Consumers = tuple[tuple[int, str], ...]
+"""Who reads a tensor: a step, and by which name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to run for one set of wanted outputs. `response` counts as the step after the last.
 
-    `consumers` says where each tensor goes: pairs of a step and the name of its input there.
+    Where a tensor goes is a tuple of pairs: a step, and the name of its input there.
     """
 
     wanted: tuple[str, ...]
     steps: tuple[int, ...]  # those that are needed, ascending
-    consumers: Mapping[str, tuple[tuple[int, str], ...]]
+    given: Sequence[tuple[str, Consumers]]  # the ensemble's inputs, and where they go
     fan_in: Sequence[int]  # by step: how many inputs it waits for
     once: Sequence[bool]  # by step: whether only the first iteration can be complete
-    produced: Sequence[tuple[tuple[str, str], ...]]  # by step: (model output, tensor), wanted ones
+    produced: Sequence[tuple[tuple[str, Consumers], ...]]  # by step: wanted outputs of its model
     requested: Sequence[tuple[str, ...]]  # by step: the model outputs among them
     downstream: Sequence[tuple[int, ...]]  # by step: every step that its outputs lead to
 
@@ -74,13 +78,17 @@ class Graph:
         for tensor in wanted:
             consumers.setdefault(tensor, []).append((self.response, tensor))
         produced = [
-            tuple(pair for pair in step.output_map.items() if pair[1] in consumers)
+            tuple(
+                (output, tuple(consumers[tensor]))
+                for output, tensor in step.output_map.items()
+                if tensor in consumers
+            )
             for step in self.steps
         ]
         return Plan(
             wanted=wanted,
             steps=tuple(steps),
-            consumers={tensor: tuple(found) for tensor, found in consumers.items()},
+            given=[(name, tuple(consumers[name])) for name in self.inputs if name in consumers],
             fan_in=[*(len(step.input_map) for step in self.steps), len(wanted)],
             once=self._fired_once(wanted),
             produced=produced,
