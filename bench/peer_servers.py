@@ -1,12 +1,14 @@
 """Starts the real Triton and Troupe on a model repository, with the same flags.
 
 Both serve HTTP, gRPC and metrics on free ports of 127.0.0.1 and are ended by pid when the block
-ends. `start_triton` installs Triton first where that is still to be done.
+ends. `start_triton` installs Triton first where that is still to be done, and takes away what a
+Triton that crashed leaves behind.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from processes import Server, free_ports, running
 
 # Python models start an interpreter per instance, and the machine may be busy.
 READY_SECONDS = 60.0
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ def start_triton(
     folder = peers.install("triton")
     server = folder / "tritonserver"
     http, grpc, metrics = free_ports(3)
+    prefix = f"peer{os.getpid()}_{http}_"
     command = [
         str(server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         f"--backend-directory={server / 'backends'}",
         f"--cache-directory={server / 'caches'}",
-        f"--backend-config=python,shm-region-prefix-name=peer{http}_",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
         *_address_flags(http, grpc, metrics),
         *flags,
     ]
@@ -84,9 +88,29 @@ def start_triton(
         # The stub's embedded interpreter finds its packages by the first python3 of the path.
         "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
     }
-    with running("triton", command, log=log, environment=libraries) as process:
-        process.wait_ready(f"http://127.0.0.1:{http}/v2/health/ready", READY_SECONDS)
-        yield Endpoint(process, http, grpc, metrics)
+    try:
+        with running("triton", command, log=log, environment=libraries) as process:
+            process.wait_ready(f"http://127.0.0.1:{http}/v2/health/ready", READY_SECONDS)
+            yield Endpoint(process, http, grpc, metrics)
+    finally:
+        _take_away(prefix)
+
+
+def _take_away(prefix: str) -> None:
+    """End the stubs and remove the shared memory of the Triton that was given this prefix.
+
+    It does so itself, unless it crashed.
+    """
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            if prefix.encode() in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:  # it has ended meanwhile
+            continue
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
 
 
 def troupe_command() -> Path:

@@ -118,6 +118,13 @@ class Server:
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
+    def ended_within(self, seconds: float) -> int | None:
+        """The exit status of a process that ends by itself so soon; None for one that runs on."""
+        try:
+            return self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
     def wait_ready(self, url: str, seconds: float) -> None:
         """Polls `url` until it answers 200; then `ready_seconds` says how long that took.
 

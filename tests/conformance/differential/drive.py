@@ -1,7 +1,8 @@
 """Asks one server everything, and writes down what it says in a form that can be compared.
 
 Owns the clients, the copy of the models that a server is given, and the scrubbing of what differs
-between two runs: paths, and nothing else. What a server says is never judged here.
+between two runs: paths, and nothing else. What a server says is never judged here. A server that
+ends over a question may be replaced by another (`Revive`), which is then asked the same once more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,14 +33,38 @@ ANSWER_SECONDS: Final = 10.0
 STREAM_SECONDS: Final = 20.0
 LOAD_SECONDS: Final = 20.0
 POLL_SECONDS: Final = 0.005
+# So long after its connections a server that crashes may still be there.
+ENDING_SECONDS: Final = 2.0
 # Values beyond these are told by their number and their ends.
 SHOWN_VALUES: Final = 24
 SHOWN_CHARACTERS: Final = 1000
+
+THE_SERVER_ENDS: Final = {"no answer": "the server ends"}
+# Models of whose answers something is left to be looked at when everything has been asked.
+SEEN_LATER: Final = ("metrics", "histograms")
 
 # Frames of Triton's own utilities in a traceback.
 _UTILITIES: Final = re.compile(r"  \S*triton_python_backend_utils\.py\(\d+\): \w+\n")
 _ADDRESS: Final = re.compile(r"at 0x[0-9a-f]+")
 _LOGGED: Final = re.compile(r"^(\w).*?((?:logged|printed|and in line) [\w ]+)")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a server listens, each host:port."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+
+Revive = Callable[[float], Addresses | None]
+"""Asked whether the server ends within so many seconds; if so it is replaced, and the answer is
+where the new one listens. None says that it lives."""
+
+
+def lives_on(_: float) -> None:
+    """The Revive of a server that must not end."""
 
 
 def models() -> list[str]:
@@ -63,20 +89,27 @@ class Driver:
 
     def __init__(
         self,
+        addresses: Addresses,
         *,
-        http: str,
-        grpc: str,
-        metrics: str,
         repository: Path,
         fatal: Collection[str] = (),
+        revive: Revive = lives_on,
     ) -> None:
-        self._http_address = http
-        self._metrics_address = metrics
         self._repository = repository
         self._fatal = fatal
-        self._grpc = grpcclient.InferenceServerClient(grpc)
-        self._http = httpclient.InferenceServerClient(http, network_timeout=ANSWER_SECONDS)
+        self._revive = revive
+        self._loaded: list[str] = []
+        self._asked: list[Ask] = []
         self.record: Record = {}
+        self.ended: list[str] = []  # the keys over which the server ended, once for each time
+        self._connect(addresses)
+
+    def _connect(self, addresses: Addresses) -> None:
+        self._addresses = addresses
+        self._grpc = grpcclient.InferenceServerClient(addresses.grpc)
+        self._http = httpclient.InferenceServerClient(
+            addresses.http, network_timeout=ANSWER_SECONDS
+        )
 
     def close(self) -> None:
         self._grpc.close()
@@ -85,24 +118,68 @@ class Driver:
     def run(self) -> Record:
         """Load every model, ask everything, unload every model."""
         for model in models():
-            self._note(f"{model}/load", self._attempt(partial(self._load, model)))
+            self._put(f"{model}/load", partial(self._load, model), model)
         for ask in asks():
             if ask.key in self._fatal:
-                self._note(ask.key, {"no answer": "the server ends"})
+                self._note(ask.key, THE_SERVER_ENDS)
                 continue
-            if ask.is_stream:
-                self._note(ask.key, self._stream(ask))
-                continue
-            self._note(ask.key, self._attempt(partial(self._infer, ask)))
-            if ask.over_http:
-                self._note(f"{ask.key}:http", self._attempt(partial(self._infer_http, ask)))
+            for key, call in self._calls(ask):
+                self._put(key, call, ask.model)
+            self._asked.append(ask)
         for together in TOGETHER:
-            self._note(f"batches/{together.what}", self._together(together.asks))
-        self._note("cancels/seen", self._cancelled())
-        self._note("metrics/page", self._metrics())
+            key = f"batches/{together.what}"
+            self._put(key, partial(self._together, together.asks), "batches")
+        self._put("cancels/seen", self._cancelled, "cancels")
+        self._put("metrics/page", self._metrics, "metrics")
         for model in models():
-            self._note(f"{model}/unload", self._attempt(partial(self._unload, model)))
+            self._put(f"{model}/unload", partial(self._unload, model), model)
         return self.record
+
+    def _calls(self, ask: Ask) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What is asked for a question, each with its key."""
+        if ask.is_stream:
+            yield ask.key, partial(self._stream, ask)
+            return
+        yield ask.key, partial(self._infer, ask)
+        if ask.over_http:
+            yield f"{ask.key}:http", partial(self._infer_http, ask)
+
+    def _put(self, key: str, call: Callable[[], object], model: str) -> None:
+        """Ask once, and once more if the server ends over it; note the answer."""
+        for _ in range(2):
+            said = self._attempt(call)
+            if not self._came_back(said, model):
+                break
+            self.ended.append(key)
+        else:
+            said = THE_SERVER_ENDS
+        self._note(key, said)
+
+    def _came_back(self, said: object, model: str) -> bool:
+        """Whether the server ended over what it `said`; another stands in its place then.
+
+        That one is told again what the model heard before, unless it ends of that as well.
+        """
+        patience = ENDING_SECONDS if "UNAVAILABLE" in str(said) or _is_silence(said) else 0.0
+        addresses = self._revive(patience)
+        if addresses is None:
+            return False
+        self._replace(addresses)
+        earlier = [ask for ask in self._asked if ask.model in {model, *SEEN_LATER}]
+        for ask in earlier:
+            if self.record[ask.key] != THE_SERVER_ENDS and not _is_silence(self.record[ask.key]):
+                for _, call in self._calls(ask):
+                    self._attempt(call)
+        addresses = self._revive(0.0)
+        if addresses is not None:
+            self._replace(addresses)
+        return True
+
+    def _replace(self, addresses: Addresses) -> None:
+        self.close()
+        self._connect(addresses)
+        for model in self._loaded.copy():
+            self._attempt(partial(self._load, model))
 
     def log_lines(self, log: str) -> None:
         """What models wrote into the server's log: the level's letter, and their text."""
@@ -139,6 +216,8 @@ class Driver:
 
     def _load(self, model: str) -> object:
         self._grpc.load_model(model, client_timeout=LOAD_SECONDS)
+        if model not in self._loaded:
+            self._loaded.append(model)
         config = self._grpc.get_model_config(model, as_json=True)["config"]
         return {
             "config": {key: config[key] for key in sorted(config)},
@@ -148,6 +227,7 @@ class Driver:
 
     def _unload(self, model: str) -> object:
         self._grpc.unload_model(model, client_timeout=LOAD_SECONDS)
+        self._loaded = [other for other in self._loaded if other != model]
         return {"ready": self._grpc.is_model_ready(model)}
 
     # --- requests --------------------------------------------------------------------------------
@@ -168,9 +248,11 @@ class Driver:
             arrived.put(_refusal(error) if error else _answer(result.get_response(), result))
 
         self._grpc.start_stream(heard, stream_timeout=STREAM_SECONDS)
-        arguments = _arguments(grpcclient, ask)
-        self._grpc.async_stream_infer(enable_empty_final_response=True, **arguments)
-        self._grpc.stop_stream()
+        try:
+            arguments = _arguments(grpcclient, ask)
+            self._grpc.async_stream_infer(enable_empty_final_response=True, **arguments)
+        finally:
+            self._grpc.stop_stream()
         found = []
         while not arrived.empty():
             found.append(arrived.get())
@@ -214,7 +296,9 @@ class Driver:
         return {"client": client, "model": seen}
 
     def _metrics(self) -> object:
-        with urllib.request.urlopen(f"http://{self._metrics_address}/metrics", timeout=10) as page:
+        with urllib.request.urlopen(
+            f"http://{self._addresses.metrics}/metrics", timeout=10
+        ) as page:
             lines = page.read().decode().splitlines()
         return sorted(line for line in lines if "probe_" in line)
 
@@ -234,6 +318,10 @@ def _refusal(error: InferenceServerException) -> object:
     if "StatusCode.DEADLINE_EXCEEDED" in str(error.status()) or "Deadline Exceeded" in message:
         return {"no answer": "within the deadline"}
     return {"error": message, "status": str(error.status())}
+
+
+def _is_silence(said: object) -> bool:
+    return isinstance(said, dict) and "no answer" in said
 
 
 def _short(text: str) -> str:

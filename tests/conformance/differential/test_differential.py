@@ -18,7 +18,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 from differences import EXPLANATIONS, explanation
-from drive import Driver, Record, copy_models
+from drive import Addresses, Driver, Record, copy_models
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -33,9 +33,8 @@ def _said(
     copy_models(repository)
     flags = ("--model-control-mode=explicit", "--log-verbose=1", "--allow-gpu-metrics=false")
     with run_server(repository, *flags) as server:
-        driver = Driver(
-            http=server.http, grpc=server.grpc, metrics=server.metrics, repository=repository
-        )
+        addresses = Addresses(server.http, server.grpc, server.metrics)
+        driver = Driver(addresses, repository=repository)
         try:
             driver.run()
         finally:
