@@ -10,6 +10,9 @@ A call of a model in a worker is two such waits, one after the other, and the lo
 one to the next costs more than what happens in between. It gives way as soon as a task has become
 runnable, a deadline is due, or anything that the loop itself waits for has come (`loop_view`).
 
+Answers of models are read first, then sockets, as much of them as `ReadingPace` says: if more came
+in than goes out meanwhile, a flood would leave models idle and fill queues in vain.
+
 Owns who is watched, and how much is read in one turn. It never reads.
 """
 
@@ -23,14 +26,11 @@ from typing import Final
 import trio
 
 from actors.loop_view import LoopView
+from actors.policy.reading import ReadingPace
 from actors.turns import Turns, current_turns
 
-# Descriptors that are asked for in one look, and requests that are read in one turn. The rest waits
-# for the next, after the server's other tasks: if more came in than goes out meanwhile, a flood
-# would leave models idle and fill queues in vain. At some 20 µs for a small request this is about
-# a millisecond and a half.
+# Descriptors that are asked for in one look.
 DESCRIPTORS_PER_LOOK: Final = 256
-REQUESTS_PER_TURN: Final = 64
 # The longest that it waits in the loop's place. Nothing is known for which that would be too long.
 LONGEST_WAIT_SECONDS: Final = 1.0
 
@@ -45,7 +45,10 @@ class Readiness:
         self._ours = select.epoll()  # what is watched
         self._all = select.epoll()  # the same, and the loop
         self._readers: dict[int, Reader] = {}  # by descriptor
-        self._readable: deque[int] = deque()  # each is read once before any is read twice
+        self._first: set[int] = set()  # descriptors that are read before all others
+        self._answers: deque[int] = deque()  # those of them that are readable
+        self._readable: dict[int, None] = {}  # the others; each is read once before any is twice
+        self.pace = ReadingPace()
         self._gives_way = False  # the loop has something to do, or what is left can wait for others
 
     async def run(self) -> None:
@@ -55,8 +58,7 @@ class Readiness:
         self._all.register(loop.descriptor, select.EPOLLIN)
         while True:
             await trio.lowlevel.wait_readable(self._ours.fileno())
-            if not self._readable:
-                self._note(self._ours.poll(0, DESCRIPTORS_PER_LOOK))
+            self._note(self._ours.poll(0, DESCRIPTORS_PER_LOOK))
             self._read(turns)
             if loop.has_others():
                 continue  # they were woken with this task: let them run
@@ -68,19 +70,32 @@ class Readiness:
                     break
 
     def _note(self, found: list[tuple[int, int]]) -> None:
-        self._readable.extend([descriptor for descriptor, _ in found])
+        first, answers, readable = self._first, self._answers, self._readable
+        for descriptor, _ in found:
+            if descriptor in first:
+                answers.append(descriptor)
+            else:
+                readable.setdefault(descriptor)
 
     def _read(self, turns: Turns) -> None:
         """Read what is ready, up to the limit of a turn, and settle."""
-        readable, readers = self._readable, self._readers
+        answers, readable, readers = self._answers, self._readable, self._readers
+        pace = self.pace
         self._gives_way = False
-        heard = 0
+        heard, refused = 0, turns.refused
         turns.hold()
-        while readable and heard < REQUESTS_PER_TURN:
-            reader = readers.get(readable.popleft())
+        while answers:
+            reader = readers.get(answers.popleft())
             if reader is not None:  # it may have ended meanwhile
+                reader()
+        while readable and heard < pace.requests:
+            descriptor = next(iter(readable))
+            del readable[descriptor]
+            reader = readers.get(descriptor)
+            if reader is not None:
                 heard += reader()
         turns.settle()
+        pace.after(heard, turns.refused - refused)
         if readable:
             self._gives_way = True
 
@@ -103,13 +118,15 @@ class Readiness:
     def forget(self, descriptor: int) -> None:
         """Call no more; before the descriptor is closed. Harmless for one that is not watched."""
         if self._readers.pop(descriptor, None) is not None and not self._ours.closed:
+            self._first.discard(descriptor)
+            self._readable.pop(descriptor, None)
             self._ours.unregister(descriptor)
             self._all.unregister(descriptor)
 
     async def attend(self, descriptor: int, reader: Reader) -> None:
-        """Call `reader` while there is something to be read, until it raises, which this then does.
+        """Call `reader`, before those of sockets, while there is something to be read.
 
-        Or until cancelled.
+        Until it raises, which this then does, or until cancelled.
         """
         ended = trio.Event()
         failure: list[BaseException] = []
@@ -124,6 +141,7 @@ class Readiness:
                 return 1
 
         self.watch(descriptor, read)
+        self._first.add(descriptor)
         try:
             await ended.wait()
         finally:

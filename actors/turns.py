@@ -40,7 +40,7 @@ class Turns:
     without it that is who was rung first.
     """
 
-    __slots__ = ("_choose", "_held", "_rung", "_sleeper", "_timer")
+    __slots__ = ("_choose", "_held", "_rung", "_sleeper", "_timer", "refused")
 
     def __init__(
         self, choose: Callable[[int], int] | None = None, timer: FineTimer | None = None
@@ -48,6 +48,7 @@ class Turns:
         self._rung: deque[Rung] = deque()  # each at most once
         self._choose = choose
         self._timer = timer
+        self.refused = 0  # requests, so far, for want of room: who reads sees when to read less
         self._held = False  # somebody has promised to settle
         self._sleeper: trio.lowlevel.Task | None = None  # while it waits to settle
 

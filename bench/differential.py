@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "conformance" / "di
 
 import peers
 from asks import ENDS_TRITON
-from differences import explanation
+from differences import ENDS, explanation
 from drive import THE_SERVER_ENDS, Addresses, Driver, Record, copy_models
 from peer_servers import start_triton, start_troupe
 from processes import ServerFailed
@@ -109,7 +109,8 @@ def compare(said: dict[str, Record], only: str | None) -> int:
         if values["triton"] == values["troupe"]:
             continue
         differing += 1
-        reason = explanation(key)
+        ended = said["triton"][key] == THE_SERVER_ENDS
+        reason = ENDS if ended else explanation(key)
         unexplained += reason is None
         print(f"\n{key}: {reason or 'NOT EXPLAINED'}")
         for server, value in values.items():
@@ -119,13 +120,18 @@ def compare(said: dict[str, Record], only: str | None) -> int:
     return unexplained
 
 
-def as_recorded(said: dict[str, Record]) -> str:
-    """What Triton said to everything, and Troupe where it said something else; a line for each."""
-    differing = {
-        key: answer for key, answer in said["troupe"].items() if said["triton"][key] != answer
+def as_recorded(said: dict[str, Record], before: Record) -> str:
+    """What Triton said to everything, and Troupe where it said something else; a line for each.
+
+    Where Triton ended this time, what it said `before` counts: some questions end it now and then.
+    """
+    triton = {
+        key: before.get(key, answer) if answer == THE_SERVER_ENDS else answer
+        for key, answer in said["triton"].items()
     }
+    differing = {key: answer for key, answer in said["troupe"].items() if triton[key] != answer}
     parts = []
-    for server, record in (("triton", said["triton"]), ("troupe", differing)):
+    for server, record in (("triton", triton), ("troupe", differing)):
         lines = [
             f"{json.dumps(key)}: {json.dumps(record[key], ensure_ascii=False, sort_keys=True)}"
             for key in sorted(record)
@@ -164,7 +170,8 @@ def main() -> int:
             return 1
     unexplained = compare(said, options.only)
     if options.record:
-        RECORDED.write_text(as_recorded(said))
+        before = json.loads(RECORDED.read_text())["triton"]
+        RECORDED.write_text(as_recorded(said, before))
     return 1 if unexplained else 0
 
 

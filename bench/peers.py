@@ -1,6 +1,6 @@
 """Other servers and clients to measure and check Troupe against, installed on demand.
 
-    python bench/peers.py install triton perf_analyzer clients mlserver kserve litserve wrk
+    python bench/peers.py install triton perf_analyzer clients mlserver kserve litserve wrk h2load
 
 Each peer gets a folder of its own under `.peers/` in the repository root, built from PyPI and
 Debian packages by their ordinary clients; nothing is installed into the environment that runs
@@ -151,12 +151,20 @@ def install_litserve(folder: Path) -> None:
     make_environment(folder / "venv", *LITSERVE)
 
 
-def install_wrk(folder: Path) -> None:
-    """Debian's wrk, unpacked rather than installed: it needs no root and stays in its folder."""
+def unpack_debian(folder: Path, *packages: str) -> None:
+    """Debian's packages, unpacked rather than installed: that needs no root and stays here."""
     folder.mkdir(parents=True)
-    run("apt-get", "download", "wrk", "libluajit-5.1-2", directory=folder)
+    run("apt-get", "download", *packages, directory=folder)
     for package in folder.glob("*.deb"):
         run("dpkg-deb", "--extract", package, folder / "root")
+
+
+def install_wrk(folder: Path) -> None:
+    unpack_debian(folder, "wrk", "libluajit-5.1-2")
+
+
+def install_h2load(folder: Path) -> None:
+    unpack_debian(folder, "nghttp2-client", "libnghttp2-14", "libev4", "libjemalloc2")
 
 
 RECIPES: dict[str, Callable[[Path], None]] = {
@@ -167,6 +175,7 @@ RECIPES: dict[str, Callable[[Path], None]] = {
     "kserve": install_kserve,
     "litserve": install_litserve,
     "wrk": install_wrk,
+    "h2load": install_h2load,
 }
 
 

@@ -177,6 +177,8 @@ _UNESCAPED: Final = "".join(chr(code) for code in range(0x20, 0x7F) if code != o
 
 def encode_message(message: str) -> str:
     """A status message as the value of `grpc-message`: UTF-8, percent-encoded."""
+    if message.isascii() and message.isprintable() and "%" not in message:
+        return message
     return quote(message, safe=_UNESCAPED, errors="replace")
 
 

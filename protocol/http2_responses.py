@@ -7,6 +7,7 @@ on. Blocks must be taken in the order in which they are written. It never frames
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from protocol.hpack import DEFAULT_TABLE_BYTES, STATIC_COUNT, encode, encode_literal
@@ -19,6 +20,19 @@ _STATUS_OK: Final = ("grpc-status", "0")
 _INSERT: Final = (0x40, 6)  # literal with incremental indexing
 _NEWEST: Final = STATIC_COUNT + 1
 _EMPTY_TABLE: Final = b"\x20"  # dynamic table size update to 0
+# Failures that are remembered, and how long their messages may be: a flood is refused with the same
+# few words, and these should cost next to nothing then.
+FAILURES_KEPT: Final = 64
+KEPT_MESSAGE_CHARACTERS: Final = 256
+
+
+def _failure(status: int, message: str) -> bytes:
+    """`grpc-status` and `grpc-message`, which touch no table."""
+    block = encode((("grpc-status", str(status)),))
+    return block + encode((("grpc-message", message),)) if message else block
+
+
+_kept_failure = lru_cache(FAILURES_KEPT)(_failure)
 
 
 class ResponseBlocks:
@@ -46,7 +60,8 @@ class ResponseBlocks:
 
     def head(self, headers: Headers = ()) -> bytes:
         """`:status: 200`, the gRPC content type, then `headers`."""
-        return self._taken_prefix() + _STATUS_200 + self._type() + encode(headers)
+        block = self._taken_prefix() + _STATUS_200 + self._type()
+        return block + encode(headers) if headers else block
 
     def trailers(self, status: int, message: str = "", headers: Headers = ()) -> bytes:
         """`grpc-status`, `grpc-message` unless empty (percent-encoded by the caller), `headers`."""
@@ -54,7 +69,8 @@ class ResponseBlocks:
 
     def only_trailers(self, status: int, message: str = "", headers: Headers = ()) -> bytes:
         """Head and trailers in one block: a call that ends without a message."""
-        return self.head() + self._outcome(status, message) + encode(headers)
+        block = self.head() + self._outcome(status, message)
+        return block + encode(headers) if headers else block
 
     def http(self, status: int, headers: Headers) -> bytes:
         """The head of an answer that is not gRPC."""
@@ -76,13 +92,13 @@ class ResponseBlocks:
         return encode_literal(*_TYPE, *_INSERT)
 
     def _outcome(self, status: int, message: str) -> bytes:
-        if status == 0 and self._indexes:
-            if self._status_at:
-                block = bytes((0x80 | self._status_at,))
-            else:
-                self._type_at += 1 if self._type_at else 0
-                self._status_at = _NEWEST
-                block = encode_literal(*_STATUS_OK, *_INSERT)
+        if status or not self._indexes:
+            keeps = len(message) <= KEPT_MESSAGE_CHARACTERS
+            return _kept_failure(status, message) if keeps else _failure(status, message)
+        if self._status_at:
+            block = bytes((0x80 | self._status_at,))
         else:
-            block = encode((("grpc-status", str(status)),))
+            self._type_at += 1 if self._type_at else 0
+            self._status_at = _NEWEST
+            block = encode_literal(*_STATUS_OK, *_INSERT)
         return block + encode((("grpc-message", message),)) if message else block

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from actors.policy.reading import MOST_REQUESTS
 from actors.ports.sockets import PeerStream
 from actors.readiness import Readiness
 from actors.turns import current_turns
@@ -90,6 +91,7 @@ class SocketInlet:
         self._stream = stream
         self._readiness = readiness
         self._descriptor = stream.descriptor
+        self._request_bytes = 0.0  # of each, when some were last heard
         self._hearer: Hearer
         self._ended = trio.Event()
         self._error: Exception | None = None
@@ -113,8 +115,11 @@ class SocketInlet:
 
     def _read(self) -> int:
         hearer, heard = self._hearer, 0
+        size, requests = hearer.read_size, self._readiness.pace.requests
+        if requests < MOST_REQUESTS and self._request_bytes:
+            size = min(size, 1 + int(requests * self._request_bytes))
         try:
-            data = self._stream.read_nowait(hearer.read_size)
+            data = self._stream.read_nowait(size)
         except trio.WouldBlock:
             return 0  # woken for nothing
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -128,6 +133,8 @@ class SocketInlet:
             data = b""
         if not data:
             self._end()
+        if heard:
+            self._request_bytes = len(data) / heard
         return heard
 
     def _end(self) -> None:

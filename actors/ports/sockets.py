@@ -16,6 +16,8 @@ from typing import Final
 
 import trio
 
+from actors.policy.reading import MOST_REQUESTS
+
 Buffer = bytes | bytearray | memoryview
 
 # A read asks for this much at first, for twice as much when it got all that it had asked for, up to
@@ -24,7 +26,7 @@ Buffer = bytes | bytearray | memoryview
 FIRST_READ_BYTES: Final = 1 << 16
 MAX_READ_BYTES: Final = 1 << 20
 LEAST_READ_BYTES: Final = 1 << 12
-MESSAGES_PER_READ: Final = 64  # a turn's worth: `readiness.REQUESTS_PER_TURN`
+MESSAGES_PER_READ: Final = MOST_REQUESTS  # a turn's worth
 # A peer that takes everything at once lets other tasks have a turn after this much.
 TURN_BYTES: Final = 1 << 20
 # What the kernel may hold unsent before the socket stops being writable. trio's 16 KiB would cut a

@@ -37,6 +37,7 @@ from actors.metrics.waiting import with_doors
 from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
 from actors.policy.queueing import Ticket, Waiting
 from actors.street.instance import Instance, let_end
+from actors.turns import current_turns
 from protocol.status import (
     ServerError,
     cancelled,
@@ -231,6 +232,7 @@ class Scheduler:
             )
             refused = self._policy.submit(ticket, now)
             if refused is not None:
+                current_turns().refused += 1
                 self._answer(submit, refusal(refused.cause, request.id))
 
     def _room(self, door: Door[Submit], waiting: int) -> int:

@@ -10,9 +10,11 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
+from actors.policy.reading import LEAST_REQUESTS, MOST_REQUESTS
 from actors.ports.inlets import Inlet, SocketInlet, StreamInlet
 from actors.ports.sockets import PeerStream
-from actors.readiness import DESCRIPTORS_PER_LOOK, REQUESTS_PER_TURN, Readiness
+from actors.readiness import DESCRIPTORS_PER_LOOK, Readiness
+from actors.turns import current_turns
 
 Said = Callable[[bytes], None]
 
@@ -215,15 +217,15 @@ async def test_a_flood_leaves_others_their_turns() -> None:
 
     async with trio.open_nursery() as port:
         for number, line in enumerate(lines):
-            line.ear.read_size = REQUESTS_PER_TURN
+            line.ear.read_size = MOST_REQUESTS
             line.ear.on_hearing = hears(number)
             port.start_soon(line.inlet.run, line.ear)
-            line.peer.sendall(bytes(2 * REQUESTS_PER_TURN))
+            line.peer.sendall(bytes(2 * MOST_REQUESTS))
         await wait_all_tasks_blocked()
         port.start_soon(readiness.run)
         port.start_soon(other)
         for line in lines:
-            await line.until(bytes(2 * REQUESTS_PER_TURN))
+            await line.until(bytes(2 * MOST_REQUESTS))
         port.cancel_scope.cancel()
 
     assert sorted(order[:3]) == [0, 1, 2]  # nobody twice before everybody once
@@ -231,6 +233,32 @@ async def test_a_flood_leaves_others_their_turns() -> None:
     assert turns_of_others >= len(order)
     for line in lines:
         await line.aclose()
+    readiness.close()
+
+
+async def test_a_port_whose_requests_are_refused_reads_little_at_a_time() -> None:
+    readiness = Readiness()
+    line = Line(readiness)
+    said = bytes(4 * MOST_REQUESTS)
+    line.ear.read_size = MOST_REQUESTS
+
+    def refuse() -> None:
+        current_turns().refused += len(line.ear.heard[-1])
+
+    line.ear.on_hearing = refuse
+    async with trio.open_nursery() as port:
+        port.start_soon(line.inlet.run, line.ear)
+        line.peer.sendall(said)
+        await wait_all_tasks_blocked()
+        port.start_soon(readiness.run)
+        await line.until(said)
+        port.cancel_scope.cancel()
+
+    sizes = [len(data) for data in line.ear.heard]
+    assert sizes[0] == MOST_REQUESTS
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes[3:-1]) == {LEAST_REQUESTS + 1}  # the last one whole
+    await line.aclose()
     readiness.close()
 
 

@@ -27,6 +27,7 @@ def test_report_gives_answers_their_rate_and_what_came() -> None:
     assert found.answers == 2164
     assert found.answers_per_second == 1082.0
     assert found.received_bytes == 1_298_729_942
+    assert found.started == 2164
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,18 @@ def test_a_streaming_call() -> None:
     assert connection.open_calls == 0
 
 
+@pytest.mark.parametrize("message", ["full", "no room for " + 40 * "a long name "])
+def test_the_same_failure_is_told_to_everybody_in_the_same_words(message: str) -> None:
+    for status in (14, 8):
+        peer = Peer()
+        told = [*HEAD, ("grpc-status", str(status)), ("grpc-message", message)]
+        for stream in (1, 3, 5):
+            peer.send(peer.headers(stream), peer.data(stream, grpc(b"go"), end=True))
+            peer.connection.send_trailers(stream, status, message)
+            peer.read()
+            assert peer.heads(stream) == [told]
+
+
 def test_an_early_answer_tells_the_client_to_stop_sending() -> None:
     peer = Peer()
     peer.send(peer.headers(1), peer.data(1, grpc(b"go")))

@@ -12,6 +12,7 @@ from actors import version_wiring
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
 from actors.street.calls import DOOR_PATIENCE_SECONDS
+from actors.turns import current_turns
 from protocol.status import ServerError, StatusCode
 from simulation.world import SimulatedModel, World, zeros
 
@@ -79,6 +80,21 @@ def test_the_default_scheduler_never_batches() -> None:
     trace = World({"m": model(PLAIN + " instance_group { count: 2 kind: KIND_CPU }")}).run(scenario)
 
     assert trace.batches() == [(0.0, 1), (0.0, 1), (1.0, 1)]
+
+
+def test_a_refusal_for_want_of_room_is_told_to_whoever_reads() -> None:
+    limited = PLAIN + " dynamic_batching { default_queue_policy { max_queue_size: 8 } }"
+    failures: list[ServerError] = []
+
+    async def scenario(world: World) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(18):  # one executes at once, alone or not; eight are queued
+                nursery.start_soon(infer_quietly, world, failures)
+            await trio.testing.wait_all_tasks_blocked()
+            assert 0 < len(failures) < 18
+            assert current_turns().refused == len(failures)
+
+    World({"m": model(limited)}).run(scenario)
 
 
 def test_a_full_door_makes_the_caller_wait_and_then_refuses(

@@ -158,16 +158,16 @@ class Driver:
     def _came_back(self, said: object, model: str) -> bool:
         """Whether the server ended over what it `said`; another stands in its place then.
 
-        That one is told again what the model heard before, unless it ends of that as well.
+        That one is told again what the model heard and took before, unless it ends of that as
+        well. What raised left nothing behind.
         """
         patience = ENDING_SECONDS if "UNAVAILABLE" in str(said) or _is_silence(said) else 0.0
         addresses = self._revive(patience)
         if addresses is None:
             return False
         self._replace(addresses)
-        earlier = [ask for ask in self._asked if ask.model in {model, *SEEN_LATER}]
-        for ask in earlier:
-            if self.record[ask.key] != THE_SERVER_ENDS and not _is_silence(self.record[ask.key]):
+        for ask in self._asked:
+            if ask.model in {model, *SEEN_LATER} and _was_taken(self.record[ask.key]):
                 for _, call in self._calls(ask):
                     self._attempt(call)
         addresses = self._revive(0.0)
@@ -322,6 +322,12 @@ def _refusal(error: InferenceServerException) -> object:
 
 def _is_silence(said: object) -> bool:
     return isinstance(said, dict) and "no answer" in said
+
+
+def _was_taken(said: object) -> bool:
+    """Whether it is an answer in which nothing failed."""
+    text = json.dumps(said)
+    return not any(failed in text for failed in ('"no answer"', '"error"', "raised "))
 
 
 def _short(text: str) -> str:
