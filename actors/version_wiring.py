@@ -34,7 +34,7 @@ from actors.messages import (
 )
 from actors.metrics.slow_requests import SlowRequests, SlowTeller
 from actors.policy.actions import SchedulingPolicy
-from actors.policy.batching import DefaultScheduler, DynamicBatcher
+from actors.policy.batching import DefaultScheduler, DynamicBatcher, may_prefetch
 from actors.policy.lead import LEAST, Lead
 from actors.processes.lending import InstanceServices, LendingModels, Loan
 from actors.sequences.batcher import SequenceBatcher
@@ -105,9 +105,12 @@ def wire_version(
     batching = batching_settings(config)
     dynamic = scheduling_choice(config) == "dynamic_batching"
     strategy = _strategy(description, version) if dynamic else None
+    ahead = dynamic and ports.limiter is None and may_prefetch(batching)
     policy: SchedulingPolicy = DefaultScheduler()
     if dynamic:
-        policy = DynamicBatcher(batching, strategy=strategy, on_demand=ports.limiter is not None)
+        policy = DynamicBatcher(
+            batching, strategy=strategy, on_demand=ports.limiter is not None, ahead=ahead
+        )
     mailbox = ports.mailboxes.open("scheduler", key)
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, batching.priority_levels)
@@ -119,7 +122,10 @@ def wire_version(
     def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
         executor = executors(description, spec, index)
         is_only = len(description.instances) == 1
-        at_once = _executions_at_once(executor, dynamic, seat, is_only=is_only)
+        is_limited = seat is not None or (dynamic and not ahead)
+        at_once = _executions_at_once(
+            executor, dynamic=dynamic, is_limited=is_limited, is_only=is_only
+        )
         own, execute = execute_door(ports, key, at_once)
         if ordering is not None:
             ordering.make_room(at_once)
@@ -335,14 +341,19 @@ def grants_out(
 
 
 def _executions_at_once(
-    executor: Executor, dynamic: bool, seat: LimiterSeat | None, *, is_only: bool
+    executor: Executor, *, dynamic: bool, is_limited: bool, is_only: bool
 ) -> int:
     """How many batches an instance may hold; `Lead` says how many it does at the moment.
 
-    More than one keeps a worker busy between executions. But they are formed early: a dynamic
-    batcher would send off half of what it could, and a limited instance holds resources twice. And
-    they stay with this instance though another becomes idle, so only one without any holds many.
+    More than one keeps a worker busy between executions. But they are formed early: of a dynamic
+    batcher an instance holds only one more, which must be complete, and none if its queue may
+    refuse or reorder; and a limited instance would hold resources twice. And they stay with this
+    instance though another becomes idle, so only one without any holds many.
     """
-    if dynamic or seat is not None:
+    if is_limited or (dynamic and not is_only):
         return 1
-    return executor.depth if is_only else min(executor.depth, LEAST)
+    if dynamic:
+        return min(executor.depth, LEAST)
+    if is_only or executor.on_device:
+        return executor.depth
+    return LEAST if executor.depth > LEAST else 1

@@ -42,6 +42,7 @@ __all__ = [
     "Refuse",
     "Report",
     "SchedulingPolicy",
+    "may_prefetch",
 ]
 
 # Triton's bound on formed batches that wait for an instance. More would fix the make-up of batches
@@ -58,6 +59,9 @@ class DynamicBatcher:
     at most FORMED_BATCHES_PER_INSTANCE for each known instance, and the newest of these keeps
     growing until it is saturated or leaves. Any other model forms a batch only against a grant.
 
+    `ahead` says that an instance may grant more than it runs, for batches to be run next. Only
+    complete ones leave against such a grant; others fill until the instance is idle.
+
     `on_demand` says that grants come only for `grants_wanted`, as under the rate limiter.
     `hold_until` makes the batcher idle until that many tickets wait, once: a hook for tests that
     mirrors Triton's TRITONSERVER_DELAY_SCHEDULER.
@@ -69,6 +73,7 @@ class DynamicBatcher:
         *,
         strategy: BatchStrategy | None = None,
         on_demand: bool = False,
+        ahead: bool = False,
         hold_until: int = 0,
     ) -> None:
         self._levels = settings.priority_levels
@@ -76,8 +81,9 @@ class DynamicBatcher:
         self._delay = settings.max_queue_delay_seconds
         self._strategy = strategy
         self._on_demand = on_demand
+        self._ahead = ahead
         self._hold_until = hold_until
-        self._prefetches = _may_prefetch(settings)
+        self._prefetches = may_prefetch(settings)
         self._queue = PriorityQueue(settings)
         self._tickets: dict[int, Ticket] = {}  # every one not answered yet
         self._deadlines = Deadlines()
@@ -167,9 +173,12 @@ class DynamicBatcher:
             self._hold_until = 0
             if self._formed:
                 self._dispatch(now, actions)
-            queue, grants = self._queue, self._grants
-            while queue.active and (grants.total or self._has_room()) and self._form(now, actions):
-                pass
+            queue = self._queue
+            while queue.active and (self._has_taker() or self._has_room()):
+                if not self._form(now, actions):
+                    break
+            if self._ahead and self._formed:
+                self._dispatch(now, actions)
         if self._scan.problems:
             actions += [Report(problem) for problem in self._scan.problems]
             self._scan.problems.clear()
@@ -198,6 +207,10 @@ class DynamicBatcher:
     @property
     def grants_wanted(self) -> int:
         return len(self._formed) + self._could_form
+
+    def _has_taker(self) -> bool:
+        """Whether somebody takes any batch, however small."""
+        return self._grants.has_idle if self._ahead else self._grants.total > 0
 
     def _has_room(self) -> bool:
         """Without a grant: whether one more batch may form, or the growing one may grow."""
@@ -236,7 +249,7 @@ class DynamicBatcher:
         else:
             self._delay_ends_at = scan.oldest_at + delay
             return False
-        if self._grants.total:
+        if self._has_taker():
             # With a grant at hand nothing formed is left waiting, so this batch leaves at once.
             self._send(self._take(scan, count), closed_by, actions)
             return True
@@ -294,6 +307,8 @@ class DynamicBatcher:
         """Send formed batches off for as long as there are grants."""
         formed = self._formed
         while formed and self._grants.total:
+            if not self._has_taker() and not self._is_complete(formed[0]):
+                return
             batch = formed.popleft()
             if formed and self._delay > 0 and self._strategy is None:
                 self._merge_followers(batch, now)
@@ -313,6 +328,11 @@ class DynamicBatcher:
             if ticket.alarm_at < math.inf:
                 self._deadlines.forget(ticket)
         actions.append(Dispatch(self._grants.take(), tickets, size, closed_by, oldest_at))
+
+    def _is_complete(self, batch: FormedBatch) -> bool:
+        """Whether nothing would join a formed batch, however long it waited for its grant."""
+        may_merge = self._delay > 0 and batch.batch_size < self._scan.limits.max_batch
+        return batch is not self._growing and not may_merge
 
     def _merge_followers(self, batch: FormedBatch, now: float) -> None:
         """Append the formed batches behind `batch` that fit and have waited too long themselves."""
@@ -362,7 +382,7 @@ class DynamicBatcher:
             self._growing = None
 
 
-def _may_prefetch(settings: BatchingSettings) -> bool:
+def may_prefetch(settings: BatchingSettings) -> bool:
     """Only a queue that never refuses or reorders may be emptied ahead of time."""
     policy = settings.default_policy
     return (

@@ -21,7 +21,7 @@ from typing import Protocol
 import trio
 
 from actors.thread_answers import ThreadAnswers, current_thread_answers
-from protocol.status import ServerError, internal
+from protocol.status import ServerError, cancelled, internal
 from repo.backends.base import Backend, ExecuteRequest, Outcome, Timings
 
 log = logging.getLogger(__name__)
@@ -145,9 +145,9 @@ def describe(error: BaseException) -> ServerError:
 
 
 class ThreadExecutor:
-    """A backend in a thread of its own."""
+    """A backend in a thread of its own, which finds its next batch when it has run one."""
 
-    depth = 1
+    depth = 2
     on_device = False
 
     def __init__(self, backend: Backend) -> None:
@@ -175,10 +175,18 @@ class ThreadExecutor:
             raise self._crash
 
     def begin(self, requests: Sequence[ExecuteRequest], timings: Timings, done: Done) -> None:
-        self._jobs.put(Job(lambda: self._backend.execute(requests, timings), done))
+        self._jobs.put(Job(lambda: self._execute(requests, timings), done))
 
     def cancel(self, number: int) -> None:
         """A batch in a thread cannot be interrupted; its backend polls `sender.is_cancelled`."""
+
+    def _execute(
+        self, requests: Sequence[ExecuteRequest], timings: Timings
+    ) -> Sequence[Outcome | None]:
+        """In the thread. Raises ServerError; CANCELLED where nobody waits any longer."""
+        if all(request.sender.is_cancelled() for request in requests if not request.is_null):
+            raise cancelled()
+        return self._backend.execute(requests, timings)
 
     async def is_ready(self) -> bool:
         return self._loaded

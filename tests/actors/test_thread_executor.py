@@ -13,7 +13,7 @@ from actors.street.executor import ThreadExecutor, execute
 from protocol.status import ServerError, StatusCode, unavailable
 from repo.backends.base import Backend, ExecuteRequest, InstanceContext, Outcome, Timings
 from repo.model_config import ModelConfig
-from tests.actors.process_rig import request
+from tests.actors.process_rig import Client, request
 
 CONTEXT = InstanceContext(ModelConfig(name="m"), 1, Path("m"), "m_0", "CPU")
 
@@ -98,3 +98,16 @@ async def test_a_load_that_raises_is_the_reason_and_unloads(
     assert raised.group_contains(ServerError, match="SystemExit: no licence")
     assert backend.calls == ["load", "unload"]
     assert len(caplog.records) == 1
+
+
+async def test_a_batch_that_nobody_waits_for_any_longer_is_not_begun() -> None:
+    backend = Raising()
+    executor = ThreadExecutor(backend)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(executor.start)
+        with pytest.raises(ServerError) as raised:
+            await execute(executor, [request(client=Client(cancelled=True))], Timings())
+        executor.stop()
+
+    assert raised.value.status is StatusCode.CANCELLED
+    assert backend.calls == ["load", "unload"]
