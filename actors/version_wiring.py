@@ -49,6 +49,7 @@ from repo.batch_strategy import load_strategy
 from repo.host_policy import HostPolicies
 from repo.instance_groups import InstanceSpec
 from repo.model_config import (
+    BatchingSettings,
     ModelConfig,
     batching_settings,
     is_decoupled,
@@ -106,11 +107,7 @@ def wire_version(
     dynamic = scheduling_choice(config) == "dynamic_batching"
     strategy = _strategy(description, version) if dynamic else None
     ahead = dynamic and ports.limiter is None and may_prefetch(batching)
-    policy: SchedulingPolicy = DefaultScheduler()
-    if dynamic:
-        policy = DynamicBatcher(
-            batching, strategy=strategy, on_demand=ports.limiter is not None, ahead=ahead
-        )
+    policy = _policy(batching, dynamic, strategy, on_demand=ports.limiter is not None, ahead=ahead)
     mailbox = ports.mailboxes.open("scheduler", key)
     control: Door[Control] = mailbox.door(CONTROL_DOOR)
     doors = submit_doors(mailbox, batching.priority_levels)
@@ -122,10 +119,8 @@ def wire_version(
     def recruit(description: ModelDescription, spec: InstanceSpec, index: int) -> Recruit:
         executor = executors(description, spec, index)
         is_only = len(description.instances) == 1
-        is_limited = seat is not None or (dynamic and not ahead)
-        at_once = _executions_at_once(
-            executor, dynamic=dynamic, is_limited=is_limited, is_only=is_only
-        )
+        limited = seat is not None or (dynamic and not ahead)
+        at_once = _executions_at_once(executor, dynamic, is_limited=limited, is_only=is_only)
         own, execute = execute_door(ports, key, at_once)
         if ordering is not None:
             ordering.make_room(at_once)
@@ -169,6 +164,19 @@ def wire_version(
         ordering=ordering.actor if ordering else None,
         closers=[*own_mailboxes(mailbox, ordering), *front.closers, *_strategies(strategy)],
     )
+
+
+def _policy(
+    batching: BatchingSettings,
+    dynamic: bool,
+    strategy: ModelStrategy | None,
+    *,
+    on_demand: bool,
+    ahead: bool,
+) -> SchedulingPolicy:
+    if not dynamic:
+        return DefaultScheduler()
+    return DynamicBatcher(batching, strategy=strategy, on_demand=on_demand, ahead=ahead)
 
 
 def submit_doors(mailbox: Mailbox, priority_levels: int) -> list[Door[Submit]]:
@@ -341,7 +349,7 @@ def grants_out(
 
 
 def _executions_at_once(
-    executor: Executor, *, dynamic: bool, is_limited: bool, is_only: bool
+    executor: Executor, dynamic: bool, *, is_limited: bool, is_only: bool
 ) -> int:
     """How many batches an instance may hold; `Lead` says how many it does at the moment.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors import readiness as readiness_module
 from actors.channels import Door, Mailbox
 from actors.loop_view import LoopView
+from actors.policy.reading import MOST_REQUESTS
 from actors.readiness import Readiness, current_readiness
 
 # Longer than any test takes, so that whoever is kept waiting fails by its own deadline.
@@ -206,3 +207,40 @@ async def test_a_loop_that_somebody_waits_to_see_idle_is_not_free() -> None:
             await wait_all_tasks_blocked(cushion=0.01)
         assert seen == [0]
         current_readiness().forget(line.descriptor)
+
+
+async def test_answers_are_read_before_what_a_flood_still_has_to_say() -> None:
+    order: list[str] = []
+    with pipe() as one, pipe() as other, pipe() as answers, trio.fail_after(PATIENCE_SECONDS):
+        watched = current_readiness()
+        everything = trio.Event()
+
+        def floods(name: str, line: Pipe) -> Callable[[], int]:
+            def read() -> int:
+                line.read()
+                answers.write(b"x")
+                order.append(name)
+                return MOST_REQUESTS
+
+            return read
+
+        def answer() -> int:
+            answers.read()
+            order.append("answer")
+            if order.count("answer") == 3:
+                everything.set()
+            return 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.attend, answers.descriptor, answer)
+            await wait_all_tasks_blocked()
+            for line in (one, other, answers):
+                line.write(b"x")
+            watched.watch(one.descriptor, floods("one", one))
+            watched.watch(other.descriptor, floods("other", other))
+            await everything.wait()
+            nursery.cancel_scope.cancel()
+        for line in (one, other):
+            watched.forget(line.descriptor)
+
+    assert order == ["answer", "one", "answer", "other", "answer"]
