@@ -85,6 +85,8 @@ class PeerStream(trio.abc.HalfCloseableStream):
         try:
             if len(parts) == 1:
                 sent = os.write(self.descriptor, parts[0])
+                if sent == len(parts[0]):
+                    return ()
             else:
                 sent = os.writev(self.descriptor, parts[:MAX_PARTS])
         except BlockingIOError:
