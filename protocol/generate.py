@@ -77,7 +77,7 @@ def decode_generate_request(
     check_json_size(len(body), max_input_size)
     root = parse(body, pairs=True)
     if not isinstance(root, JsonPairs):
-        raise internal("attempt to get members for JSON non-object")
+        raise internal("attempt to get members for non-object")
     request = InferRequest(model_name, model_version)
     for name, value in root:
         if name == "id":
@@ -117,7 +117,7 @@ class _Conversion:
         if not isinstance(value, JsonPairs):
             raise internal(
                 f"Expected JSON object for keyword: '{_NESTED}': "
-                "attempt to get members for JSON non-object"
+                "attempt to access JSON non-object as object"
             )
         try:
             for name, inner in value:
@@ -146,7 +146,7 @@ class _Conversion:
         is_array = isinstance(value, list) and not isinstance(value, JsonPairs)
         data: list[JsonValue] = value if is_array else [value]  # type: ignore[assignment]  # told by is_array
         count = len(data)
-        shape = () if count == 0 else _shape(name, spec, count)
+        shape = _shape(name, spec, count)
         self._check_size(name, count * ELEMENT_SIZE.get(spec.datatype, 0))
         raw = decode_data(
             name,

@@ -23,11 +23,15 @@ from protocol.datatypes import (
     encode_bytes,
     numpy_dtype,
 )
+from protocol.status import unsupported
 
 if TYPE_CHECKING:
     from protocol.tracing import Trace
 
 ParameterValue = bool | int | float | str
+
+# Control tensors for the name of a sequence have room for so much in Triton.
+MAX_SEQUENCE_NAME_BYTES: Final = 128
 
 
 class SequenceFlag(enum.IntFlag):
@@ -190,6 +194,18 @@ def tensor_over(
     if isinstance(content, (bytes, memoryview)):
         return Tensor(name, datatype, shape, raw=content)
     return DeviceTensor(name, datatype, shape, content)
+
+
+def sequence_name(text: str) -> str:
+    """A sequence's name as a client gave it. Raises ServerError UNSUPPORTED if it is too long."""
+    # No character has more than four bytes, so that short names need not be encoded.
+    if 4 * len(text) > MAX_SEQUENCE_NAME_BYTES and (
+        len(text.encode("utf-8", "surrogateescape")) > MAX_SEQUENCE_NAME_BYTES
+    ):
+        raise unsupported(
+            f"string correlation ID cannot be longer than {MAX_SEQUENCE_NAME_BYTES} characters"
+        )
+    return text
 
 
 NOWHERE: Final[frozenset[str]] = frozenset()

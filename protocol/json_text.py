@@ -26,6 +26,7 @@ MAX_UINT64: Final = 2**64 - 1
 MIN_INT64: Final = -(2**63)
 MAX_INT64: Final = 2**63 - 1
 
+_BYTE_ORDER_MARK: Final = "\ufeff"  # some editors and shells begin every file with it
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _LONE_SURROGATE_HINT: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -81,7 +82,7 @@ def _parse_thoroughly(document: bytes | memoryview, *, pairs: bool) -> JsonValue
     text = str(document, "utf-8", "surrogateescape")
     start = 0
     if not text or text[0] not in "{[":
-        start = _end_of_whitespace(text, 0)
+        start = _end_of_whitespace(text, 1 if text.startswith(_BYTE_ORDER_MARK) else 0)
         if start == len(text):
             raise _bad_json("The document is empty.", text, start)
     try:
@@ -163,16 +164,16 @@ def _reason(message: str, text: str, position: int) -> tuple[str, str, int]:
             reason = "Missing a colon after a name of object member."
         case "Expecting ',' delimiter":
             reason = (
-                "Missing a comma or } after an object member."
+                "Missing a comma or '}' after an object member."
                 if _is_in_object(text, position)
-                else "Missing a comma or ] after an array element."
+                else "Missing a comma or ']' after an array element."
             )
         case "Extra data":
             reason = "The document root must not be followed by other values."
         case "Unterminated string starting at":
             reason, position = "Missing a closing quotation mark in string.", len(text)
         case "Invalid control character at":
-            reason = "Invalid encoding in string."
+            reason = "Invalid escape character in string."
         case "Invalid \\escape":
             reason = "Invalid escape character in string."
         case "Invalid \\uXXXX escape":

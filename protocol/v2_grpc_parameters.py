@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol.inference import OutputPlan, ParameterValue, SequenceFlag, SharedMemoryRef
+from protocol.inference import (
+    OutputPlan,
+    ParameterValue,
+    SequenceFlag,
+    SharedMemoryRef,
+    sequence_name,
+)
 from protocol.proto.messages import InferParameter
 from protocol.status import ServerError, invalid_arg
 
@@ -67,7 +73,7 @@ def request_parameters(parameters: Parameters) -> RequestParameters:
 
 def _correlation_id(parameter: InferParameter, kind: str | None) -> int | str:
     if kind == "string_param":
-        return parameter.string_param
+        return sequence_name(parameter.string_param)
     _expect(kind == "int64_param", "sequence_id", "int64_param or string_param.")
     # Correlation IDs are unsigned: a negative number names the sequence of its two's complement.
     return parameter.int64_param & _UINT64_MASK

@@ -95,7 +95,7 @@ def check_model_name(name: str) -> None:
 def _parameters(root: dict[str, JsonValue]) -> dict[str, JsonValue]:
     value = root.get("parameters", {})
     if not isinstance(value, dict):
-        raise internal("Unable to parse 'parameters': attempt to get members for JSON non-object")
+        raise internal("attempt to get members for non-object")
     return value
 
 

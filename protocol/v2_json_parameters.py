@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from protocol.inference import InferRequest, ParameterValue, SequenceFlag
+from protocol.inference import InferRequest, ParameterValue, SequenceFlag, sequence_name
 from protocol.json_text import (
     MAX_INT64,
     MAX_UINT64,
@@ -39,7 +39,7 @@ def apply_parameters(
     big for a double. Raises ServerError.
     """
     if not isinstance(value, dict):
-        raise internal("Unable to parse 'parameters': attempt to get members for JSON non-object")
+        raise internal("failed to get request params.: attempt to get members for non-object")
     binary = False
     for name, given in value.items():
         if name.startswith(RESERVED_PREFIX):
@@ -52,7 +52,7 @@ def apply_parameters(
                 request.correlation_id = (
                     given
                     if type(given) is int and 0 <= given <= MAX_UINT64
-                    else as_string(given, name)
+                    else sequence_name(as_string(given, name))
                 )
             case "sequence_start":
                 _set_flag(request, SequenceFlag.START, on=as_bool(given, name))

@@ -21,6 +21,7 @@ from actors.lifecycle.model_index import (
     ModelIndex,
     ServingVersion,
     VersionState,
+    parse_version,
 )
 from actors.messages import (
     LoadModel,
@@ -147,7 +148,7 @@ class ControlPlane:
         serving = self._index.value.find(name, version)
         entry = self._index.value.models[serving.name]
         versions = (
-            [version]
+            [str(serving.version)]
             if version
             else [
                 str(number)
@@ -182,6 +183,7 @@ class ControlPlane:
 
     def _versions_to_count(self, name: str, version: str) -> list[VersionKey]:
         index = self._index.value
+        parse_version(version)
         if not name:
             return [
                 (entry.name, number)

@@ -6,6 +6,7 @@ doors in it are borrowed: their schedulers own and close them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,6 +19,9 @@ from actors.street.instance import Instance
 from protocol.status import ServerError, StatusCode, invalid_arg, not_found, unavailable
 from repo.model_config import ModelConfig
 from repo.request_rules import RequestRules
+
+_MAX_VERSION: Final = 2**63 - 1  # versions are int64 on the wire
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)  # no more digits than an int64 has
 
 SEPARATOR: Final = "::"
 """Between a namespace and a model's name, as `repo.scan` prints them."""
@@ -195,13 +199,13 @@ def parse_version(text: str) -> int | None:
     """A version as the protocols write it; "" is None, the latest. Raises ServerError."""
     if not text:
         return None
-    if text.startswith("-") and text[1:].isdecimal():
-        raise invalid_arg(
-            f"invalid model version specified '{text}' , version should be an integral value > 0"
-        )
-    if not (text.isascii() and text.isdecimal()):
+    if not _NUMBER.fullmatch(text) or not -_MAX_VERSION <= int(text) <= _MAX_VERSION:
         raise invalid_arg(
             f"failed to get model version from specified version string '{text}' "
             "(details: stol), version should be an integral value > 0"
+        )
+    if text.startswith("-"):
+        raise invalid_arg(
+            f"invalid model version specified '{text}' , version should be an integral value > 0"
         )
     return int(text)

@@ -74,7 +74,9 @@ def encode(value: Any) -> bytes:
 # --- health, metadata, statistics ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/versions/1"])
+@pytest.mark.parametrize(
+    "path", ["/v2/models/m", "/v2/models/m/versions/1", "/v2/models/m/versions/01"]
+)
 def test_what_a_model_is(path: str) -> None:
     tensor = {"name": "INPUT", "datatype": "FP32", "shape": [-1, -1]}
     assert ask(path) == (200, {
@@ -176,8 +178,7 @@ def test_models_are_unloaded_and_loaded() -> None:
      "Unable to parse 'config': attempt to access JSON non-string as string"),
     ("m", {"parameters": {"x": "y"}}, 500, "unexpected error on creating Triton parameter"),
     ("m", {"parameters": {"file:1/model.py": "="}}, 200, ""),
-    ("m", {"parameters": []}, 500,
-     "Unable to parse 'parameters': attempt to get members for JSON non-object"),
+    ("m", {"parameters": []}, 500, "attempt to get members for non-object"),
     ("%20", {}, 400, "Model name cannot be empty. Please enter a valid name to deploy."),
     ("..", {}, 400, f"invalid model name '..', {TRAVERSAL}"),
     ("%2e%2e", {}, 400, f"invalid model name '..', {TRAVERSAL}"),

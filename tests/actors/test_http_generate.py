@@ -126,7 +126,7 @@ def test_the_first_response_decides_the_status() -> None:
     (generate("rep", 1.0, lines=("Content-Encoding: gzip",)), 400,
      "Unsupported content-encoding, only 'identity' is supported."),
     (request("/v2/models/rep/generate_stream", b"[]"), 500,
-     "attempt to get members for JSON non-object"),
+     "attempt to get members for non-object"),
     (request("/v2/models/rep/generate_stream", b"{"), 500,
      "failed to parse the request JSON buffer: Missing a name for object member. at 1"),
     (request("/v2/models/m/generate_stream", b'{"INPUT":["x"]}'), 500,

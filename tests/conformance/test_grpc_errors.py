@@ -210,6 +210,8 @@ INFER: list[tuple[str, Request, Code, str]] = [
      "invalid value type for 'timeout' parameter, expected int64_param."),
     ("E49 sequence", infer(sequence_id=True), Code.INVALID_ARGUMENT,
      "invalid value type for 'sequence_id' parameter, expected int64_param or string_param."),
+    ("sequence name", infer(sequence_id=129 * "s"), Code.UNIMPLEMENTED,
+     "string correlation ID cannot be longer than 128 characters"),
     ("E60", infer(version="x"), Code.INVALID_ARGUMENT,
      ("failed to get model version from specified version string 'x' (details: stol), version "
      "should be an integral value > 0")),
@@ -330,6 +332,21 @@ CONTROL: list[tuple[str, str, Request, Code, str]] = [
      Code.NOT_FOUND, "Request for unknown model: 'nope' is not found"),
     ("statistics", "ModelStatistics", service_pb2.ModelStatisticsRequest(name="nope"),
      Code.INVALID_ARGUMENT, "requested model 'nope' is not available"),
+    *(
+        (f"E60 {method} {version[:6]}", method, request(name="simple", version=version),
+         Code.INVALID_ARGUMENT, ("failed to get model version from specified version string "
+         f"'{version}' (details: stol), version should be an integral value > 0"))
+        for method, request in (
+            ("ModelReady", service_pb2.ModelReadyRequest),
+            ("ModelMetadata", service_pb2.ModelMetadataRequest),
+            ("ModelConfig", service_pb2.ModelConfigRequest),
+            ("ModelStatistics", service_pb2.ModelStatisticsRequest),
+        )
+        for version in ("1abc", "9223372036854775808", 5000 * "9")
+    ),
+    ("E60 statistics", "ModelStatistics",
+     service_pb2.ModelStatisticsRequest(name="simple", version="-1"), Code.INVALID_ARGUMENT,
+     "invalid model version specified '-1' , version should be an integral value > 0"),
     ("E60 ready", "ModelReady", service_pb2.ModelReadyRequest(name="simple", version="x"),
      Code.INVALID_ARGUMENT, ("failed to get model version from specified version string 'x' "
      "(details: stol), version should be an integral value > 0")),

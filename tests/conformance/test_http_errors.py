@@ -46,8 +46,8 @@ INFERENCES: list[tuple[str, str, Any, int, str]] = [
     ("E1", "/v2/models/a%20b/infer", one(), 404, "Request for unknown model: 'a b' is not found"),
     ("E2", "/v2/models/simple/versions/9/infer", one(), 404,
      "Request for unknown model: 'simple' version 9 is not found"),
-    ("E2", "/v2/models/simple/versions/18446744073709551617/infer", one(), 404,
-     "Request for unknown model: 'simple' version 18446744073709551617 is not found"),
+    ("E2", "/v2/models/simple/versions/9223372036854775807/infer", one(), 404,
+     "Request for unknown model: 'simple' version 9223372036854775807 is not found"),
     ("E6", "/v2/models/speaker/infer", b"{", 501,
      "HTTP end point doesn't support models with decoupled transaction policy"),
     ("E7", SIMPLE, b"{", 500, f"{JSON}Missing a name for object member. at 1"),
@@ -56,8 +56,9 @@ INFERENCES: list[tuple[str, str, Any, int, str]] = [
      f"{JSON}The document root must not be followed by other values. at 3"),
     ("E7", SIMPLE, b'{"a" 1}', 500, f"{JSON}Missing a colon after a name of object member. at 5"),
     ("E7", SIMPLE, b'{"a":1 "b"}', 500,
-     f"{JSON}Missing a comma or }} after an object member. at 7"),
-    ("E7", SIMPLE, b'{"a":[1 2]}', 500, f"{JSON}Missing a comma or ] after an array element. at 8"),
+     f"{JSON}Missing a comma or '}}' after an object member. at 7"),
+    ("E7", SIMPLE, b'{"a":[1 2]}', 500,
+     f"{JSON}Missing a comma or ']' after an array element. at 8"),
     ("E7", SIMPLE, b'{"a":"x', 500, f"{JSON}Missing a closing quotation mark in string. at 7"),
     ("E7", SIMPLE, b'{"a":"\\x"}', 500, f"{JSON}Invalid escape character in string. at 6"),
     ("E7", SIMPLE, b'{"a":nope}', 500, f"{JSON}Invalid value. at 6"),
@@ -123,6 +124,9 @@ INFERENCES: list[tuple[str, str, Any, int, str]] = [
      (f"JSON input 'INPUT0' has a byte_size (2097152 bytes) that exceeds the maximum allowed value "
      f"of {MAX_INPUT} bytes. {HINT}")),
     ("E60", "/v2/models/simple/versions/x/infer", one(), 404, "Not Found"),
+    ("E60 large", f"/v2/models/simple/versions/{5000 * '9'}/infer", one(), 400,
+     (f"failed to get model version from specified version string '{5000 * '9'}' (details: stol), "
+      "version should be an integral value > 0")),
 ]  # fmt: skip
 
 

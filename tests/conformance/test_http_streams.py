@@ -136,7 +136,7 @@ def test_case_29_no_report_without_its_metrics(rest: Rest) -> None:
     ("teller", {"PROMPT": ["a", "b"]}, 400,
      "The schema can not convert input 'PROMPT' to tensor with proper shape"),
     ("teller", {"parameters": 1}, 500,
-     "Expected JSON object for keyword: 'parameters': attempt to get members for JSON non-object"),
+     "Expected JSON object for keyword: 'parameters': attempt to access JSON non-object as object"),
     ("teller", {"parameters": {"PROMPT": 1}}, 500,
      ("Converting keyword: 'parameters': Unable to parse JSON bytes array: attempt to access JSON"
      " non-string as string")),

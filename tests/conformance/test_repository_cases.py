@@ -174,7 +174,7 @@ def test_case_11_versions_that_are_asked_for_and_not_there(site: Site) -> None:
     assert site.infer("chosen") == (200, "")
 
 
-def test_what_is_found_out_after_polling_is_said_of_the_version(site: Site) -> None:
+def test_case_31_what_is_found_out_after_polling_is_said_of_the_version(site: Site) -> None:
     config = site.identity("late")
     config.write_text(IDENTITY.replace("dims: [ -1 ]", "dims: [ 0 ]", 1))
     zero = (

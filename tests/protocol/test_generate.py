@@ -102,9 +102,16 @@ def test_the_shape_is_deduced_from_the_number_of_elements(
         assert (tensor.shape, tensor.raw) == (expected, b"\1" * count)
 
 
-def test_an_empty_value_has_no_shape() -> None:
+def test_an_empty_value_is_a_tensor_of_no_elements() -> None:
     (tensor,) = decode({"I": []}, FLOATS).inputs
-    assert (tensor.shape, tensor.raw) == ((), b"")
+    assert (tensor.shape, tensor.raw) == ((0,), b"")
+
+
+def test_an_empty_value_does_not_fit_a_fixed_shape() -> None:
+    assert refusal({"I": []}, {"I": InputSpec("FP32", (2,))}) == (
+        INVALID,
+        "The schema can not convert input 'I' to tensor with proper shape",
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,7 @@ def test_an_empty_value_has_no_shape() -> None:
                 INTERNAL,
                 (
                     "Expected JSON object for keyword: 'parameters': "
-                    "attempt to get members for JSON non-object"
+                    "attempt to access JSON non-object as object"
                 ),
             ),
         ),
@@ -170,7 +177,7 @@ def test_an_empty_value_has_no_shape() -> None:
                 "Unable to parse 'data': shape does not match true shape of 'data' field",
             ),
         ),
-        ([], (INTERNAL, "attempt to get members for JSON non-object")),
+        ([], (INTERNAL, "attempt to get members for non-object")),
         (
             b'{"x":1e999}',
             (

@@ -21,7 +21,11 @@ RESERVED = (
     "specified."
 )
 INVALID_TYPE = "parameter 'e' has invalid type. It should be either 'int', 'bool', or 'string'."
-NOT_AN_OBJECT = "Unable to parse 'parameters': attempt to get members for JSON non-object"
+TOO_LONG = (
+    StatusCode.UNSUPPORTED,
+    "string correlation ID cannot be longer than 128 characters",
+)
+NOT_AN_OBJECT = "failed to get request params.: attempt to get members for non-object"
 
 
 def decode(text: bytes, decoder: InferDecoder | None = None) -> InferRequest:
@@ -57,6 +61,7 @@ def test_parameters_with_a_meaning() -> None:
     assert (request.priority, request.timeout_us) == (2**63, 5)
     assert request.parameters == {}
     assert parameters_of({"sequence_id": "s"}).correlation_id == "s"
+    assert parameters_of({"sequence_id": 64 * "é"}).correlation_id == 64 * "é"
     assert parameters_of({"sequence_start": False}).sequence_flags == SequenceFlag.NONE
 
 
@@ -81,6 +86,8 @@ def test_custom_parameters_keep_their_kind() -> None:
     ("parameters", "outcome"),
     [
         ({"sequence_id": -1}, wrong("sequence_id", "string")),
+        ({"sequence_id": 129 * "s"}, TOO_LONG),
+        ({"sequence_id": 65 * "é"}, TOO_LONG),
         ({"sequence_id": 1.0}, wrong("sequence_id", "string")),
         ({"sequence_id": True}, wrong("sequence_id", "string")),
         ({"sequence_start": 1}, wrong("sequence_start", "boolean")),

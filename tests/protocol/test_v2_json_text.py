@@ -24,32 +24,34 @@ def refusal(document: bytes) -> tuple[StatusCode, str]:
         (b"nul", "Invalid value.", 3),
         (b"[nux]", "Invalid value.", 3),
         (b"[-]", "Invalid value.", 2),
-        (b"[1.5.2]", "Missing a comma or ] after an array element.", 4),
-        (b"[1e2e3]", "Missing a comma or ] after an array element.", 4),
+        (b"[1.5.2]", "Missing a comma or ']' after an array element.", 4),
+        (b"[1e2e3]", "Missing a comma or ']' after an array element.", 4),
         (b"[1e+]", "Miss exponent in number.", 4),
         (b" x", "Invalid value.", 1),
         (b"[1,]", "Invalid value.", 3),
         (b"[1,", "Invalid value.", 3),
         (b'{"a":}', "Invalid value.", 5),
-        (b"\xef\xbb\xbf{}", "Invalid value.", 0),
+        (b"\xef\xbb\xbf", "The document is empty.", 3),
+        (b"\xef\xbb\xbf x", "Invalid value.", 4),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "Invalid value.", 3),
         (b"{} {}", "The document root must not be followed by other values.", 3),
         (b"[]]", "The document root must not be followed by other values.", 2),
         (b"{1:2}", "Missing a name for object member.", 1),
         (b'{"a":1,}', "Missing a name for object member.", 7),
         (b'{"a" 1}', "Missing a colon after a name of object member.", 5),
-        (b'{"a":1 "b":2}', "Missing a comma or } after an object member.", 7),
-        (b'{"a":[1],"b":1', "Missing a comma or } after an object member.", 14),
-        (b"[1 2]", "Missing a comma or ] after an array element.", 3),
-        (b'[{"]":"}"} 2]', "Missing a comma or ] after an array element.", 11),
-        (b"[1", "Missing a comma or ] after an array element.", 2),
+        (b'{"a":1 "b":2}', "Missing a comma or '}' after an object member.", 7),
+        (b'{"a":[1],"b":1', "Missing a comma or '}' after an object member.", 14),
+        (b"[1 2]", "Missing a comma or ']' after an array element.", 3),
+        (b'[{"]":"}"} 2]', "Missing a comma or ']' after an array element.", 11),
+        (b"[1", "Missing a comma or ']' after an array element.", 2),
         (b'["a', "Missing a closing quotation mark in string.", 3),
-        (b'["a\n"]', "Invalid encoding in string.", 3),
+        (b'["a\n"]', "Invalid escape character in string.", 3),
         (b'["\\x"]', "Invalid escape character in string.", 2),
         (b'["\\u12g4"]', "Incorrect hex digit after \\u escape in string.", 2),
         (b"[1.]", "Miss fraction part in number.", 3),
         (b"[1e]", "Miss exponent in number.", 3),
-        (b'["\xc3\xa9" x]', "Missing a comma or ] after an array element.", 6),
-        (b'["\xff" x]', "Missing a comma or ] after an array element.", 5),
+        (b'["\xc3\xa9" x]', "Missing a comma or ']' after an array element.", 6),
+        (b'["\xff" x]', "Missing a comma or ']' after an array element.", 5),
         (b'["\\ud800"]', "The surrogate pair in string is invalid.", 2),
         (b'["\\udc80"]', "The surrogate pair in string is invalid.", 2),
         (b'["\\ud800x\\udc00"]', "The surrogate pair in string is invalid.", 2),
@@ -117,3 +119,9 @@ def test_reasons_that_other_versions_of_the_parser_give() -> None:
 def test_an_integer_of_thousands_of_digits_is_too_big() -> None:
     with pytest.raises(ServerError, match=r"Number too big to be stored in double\. at 7$"):
         parse(b'["1e9",' + b"9" * 5000 + b"]")
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    """PowerShell and some editors write one, and Triton takes it."""
+    assert parse(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert parse(b"\xef\xbb\xbf [2]") == [2]

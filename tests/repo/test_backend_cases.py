@@ -167,6 +167,7 @@ CASES: Final = {
         f"{ROWS}test_row_35_instances_are_never_none",
         f"{ROWS}test_rows_about_gpus",  # 37 and 38
         f"{DISK}test_without_a_file_somebody_has_to_know_the_configuration",  # row 53
+        f"{WIRE}test_case_31_what_is_found_out_after_polling_is_said_of_the_version",
     )),
     32: Case("completing an ONNX model", (
         f"{COMPLETE}test_a_graph_that_batches_gives_everything",
