@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.pipeline_models import noop_models
 from bench.wire_load import (
     ACK,
     DATA,
@@ -50,29 +51,6 @@ START_SECONDS = 60.0
 NATIVE = """
 backend: "square" max_batch_size: 0 instance_group { kind: KIND_CPU }
 model_transaction_policy { decoupled: true }
-"""
-
-
-STEPS = """
-backend: "noop" max_batch_size: 8 instance_group { kind: KIND_CPU }
-input { name: "INPUT" data_type: TYPE_FP32 dims: [ 1 ] }
-output { name: "OUTPUT" data_type: TYPE_FP32 dims: [ 1 ] }
-"""
-
-
-def step(source: str, target: str) -> str:
-    return (
-        'step { model_name: "step" model_version: -1 '
-        f'input_map {{ key: "INPUT" value: "{source}" }} '
-        f'output_map {{ key: "OUTPUT" value: "{target}" }} }}'
-    )
-
-
-CHAIN = f"""
-platform: "ensemble" max_batch_size: 8
-input {{ name: "INPUT" data_type: TYPE_FP32 dims: [ 1 ] }}
-output {{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ 1 ] }}
-ensemble_scheduling {{ {step("INPUT", "a")} {step("a", "b")} {step("b", "OUTPUT")} }}
 """
 
 
@@ -189,7 +167,7 @@ def measure_street() -> None:
     os.sched_setaffinity(0, {CLIENT_CORE})
     print("ensemble of three no-op steps over gRPC, requests per second, the best of 3")
     with tempfile.TemporaryDirectory() as folder:
-        for name, config in (("step", STEPS), ("chain", CHAIN)):
+        for name, config in noop_models("OUTPUT").items():
             (Path(folder) / name / "1").mkdir(parents=True)
             (Path(folder) / name / "config.pbtxt").write_text(config)
         with server(Path(folder)) as port:

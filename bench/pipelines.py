@@ -20,6 +20,7 @@ import trio
 
 from actors.street.local_calls import infer
 from bench.noop import serving
+from bench.pipeline_models import noop_models
 from bench.pipeline_sequences import measure_sequences
 from bench.pipeline_wire import measure_streams, measure_street
 from protocol.inference import InferRequest, Tensor
@@ -28,31 +29,10 @@ CALLS = 4_000
 REPEATS = 8
 PROMISE = 3.3
 
-NOOP = """
-backend: "noop" max_batch_size: 8 instance_group { kind: KIND_CPU }
-input { name: "X" data_type: TYPE_FP32 dims: [ 1 ] }
-output { name: "X" data_type: TYPE_FP32 dims: [ 1 ] }
-"""
-
-
-def step(source: str, target: str) -> str:
-    return (
-        'step { model_name: "noop" model_version: -1 '
-        f'input_map {{ key: "X" value: "{source}" }} output_map {{ key: "X" value: "{target}" }} }}'
-    )
-
-
-CHAIN = f"""
-platform: "ensemble" max_batch_size: 8
-input {{ name: "X" data_type: TYPE_FP32 dims: [ 1 ] }}
-output {{ name: "Y" data_type: TYPE_FP32 dims: [ 1 ] }}
-ensemble_scheduling {{ {step("X", "a")} {step("a", "b")} {step("b", "Y")} }}
-"""
-
 
 async def cost(calls: object, model: str, at_once: int) -> float:
     """Seconds of CPU time per request."""
-    tensor = Tensor.from_array("X", np.zeros((1, 1), np.float32))
+    tensor = Tensor.from_array("INPUT", np.zeros((1, 1), np.float32))
 
     async def ask(count: int) -> None:
         for _ in range(count):
@@ -67,15 +47,15 @@ async def cost(calls: object, model: str, at_once: int) -> float:
 
 async def measure_ensemble() -> None:
     print("ensemble of three no-op steps, µs of CPU time per request, the best of", REPEATS)
-    async with serving({"noop": NOOP, "chain": CHAIN}) as core:
+    async with serving(noop_models("INPUT")) as core:
         for at_once in (1, 8, 32):
-            best = {"noop": math.inf, "chain": math.inf}
+            best = {"step": math.inf, "chain": math.inf}
             for _ in range(REPEATS):  # in turns, so that a busy machine is fair to both
                 for model, before in best.items():
                     best[model] = min(before, await cost(core.calls, model, at_once))
-            ratio = best["chain"] / best["noop"]
+            ratio = best["chain"] / best["step"]
             print(
-                f"  {at_once:3} at once: one step {best['noop'] * 1e6:6.1f}   ensemble "
+                f"  {at_once:3} at once: one step {best['step'] * 1e6:6.1f}   ensemble "
                 f"{best['chain'] * 1e6:6.1f}   = {ratio:.2f} steps"
                 f"{'' if ratio <= PROMISE else f', above {PROMISE}'}"
             )

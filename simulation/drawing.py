@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random  # noqa: TID251  # models are drawn by their number
 from typing import Final
@@ -265,11 +266,19 @@ def _draw_faults(
     for _ in range(random.choice((0, 0, 1, 1, 2))):
         name = random.choice(_FAULTS)
         struck = random.choice(models)
-        victim = struck.name
-        if name in {"slow_instance", "instance_crash", "worker_loss"}:
-            victim = random.choice(struck.instances)
-        elif name in {"client_vanishes", "stalled_reader"}:
-            victim = str(random.randrange(clients))
-        at = random.randint(0, last + 4)
-        faults.append(FaultPlan(at, name, victim, random.choice((0, 1, 3, 10, 40))))
+        faults.append(
+            draw_fault(random, name, struck.name, struck.instances, clients=clients, last=last)
+        )
     return faults
+
+
+def draw_fault(
+    random: Random, name: str, model: str, instances: Sequence[str], *, clients: int, last: int
+) -> FaultPlan:
+    """A fault of a model, of one of its instances or of a client, until soon after `last`."""
+    victim = model
+    if name in {"slow_instance", "instance_crash", "worker_loss"}:
+        victim = random.choice(instances)
+    elif name in {"client_vanishes", "stalled_reader"}:
+        victim = str(random.randrange(clients))
+    return FaultPlan(random.randint(0, last + 4), name, victim, random.choice((0, 1, 3, 10, 40)))

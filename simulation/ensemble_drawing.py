@@ -10,7 +10,7 @@ from random import Random  # noqa: TID251  # ensembles are drawn by their number
 from typing import Final
 
 from repo.model_config import StepSettings
-from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan
+from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan, draw_fault
 
 # How many different ensembles there are; see simulation.drawing.
 _ENSEMBLES: Final = 64
@@ -184,13 +184,7 @@ _FAULTS: Final = (
 
 
 def _draw_faults(random: Random, drawn: EnsemblePlan, clients: int, last: int) -> list[FaultPlan]:
-    faults: list[FaultPlan] = []
-    for _ in range(random.choice((0, 0, 1))):
-        name = random.choice(_FAULTS)
-        victim = str(random.randrange(clients))
-        if name in {"slow_instance", "worker_loss"}:
-            victim = random.choice(drawn.instances)
-        faults.append(
-            FaultPlan(random.randint(0, last + 4), name, victim, random.choice((1, 3, 10)))
-        )
-    return faults
+    return [
+        draw_fault(random, random.choice(_FAULTS), "e", drawn.instances, clients=clients, last=last)
+        for _ in range(random.choice((0, 0, 1)))
+    ]

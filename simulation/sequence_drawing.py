@@ -14,7 +14,7 @@ from random import Random  # noqa: TID251  # models are drawn by their number
 from typing import Final
 
 from protocol.inference import SequenceFlag
-from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan
+from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan, draw_fault
 
 # How many different models there are; see simulation.drawing.
 _MODELS: Final = 96
@@ -205,14 +205,7 @@ _FAULTS: Final = (
 def _draw_faults(
     random: Random, model: SequenceModelPlan, clients: int, last: int
 ) -> list[FaultPlan]:
-    faults: list[FaultPlan] = []
-    for _ in range(random.choice((0, 0, 0, 1, 1, 2))):
-        name = random.choice(_FAULTS)
-        victim = "q"
-        if name in {"slow_instance", "worker_loss", "instance_crash"}:
-            victim = random.choice(model.instances)
-        elif name in {"client_vanishes", "stalled_reader"}:
-            victim = str(random.randrange(clients))
-        at = random.randint(0, last + 4)
-        faults.append(FaultPlan(at, name, victim, random.choice((0, 1, 3, 10, 40))))
-    return faults
+    return [
+        draw_fault(random, random.choice(_FAULTS), "q", model.instances, clients=clients, last=last)
+        for _ in range(random.choice((0, 0, 0, 1, 1, 2)))
+    ]
