@@ -2,7 +2,8 @@
 
     python bench/worker_street.py --before FOLDER [--model NAME] [--load 2x4] [--windows 16]
 
-An identity in a worker process, unbatched, or an ensemble of three such steps, `ensemble_noops`.
+An identity in a worker process, unbatched, also one of 600 kB, `identity_600kb`, or an ensemble of
+three such steps, `ensemble_noops`.
 Both servers run all the time and are driven in turn, in windows of a fraction of a second, by a
 client that writes what gRPC's C core writes. Printed is CPU time per answer of server and workers
 together, the lower quartile of the windows: what a window costs in which the machine was left in
@@ -35,9 +36,11 @@ ROOT = Path(__file__).parents[1]
 # By the model that is asked: what has to be there for it.
 MODELS = {
     "identity": ("identity",),
+    "identity_600kb": ("identity_600kb",),
     "noop": ("noop",),
     "ensemble_noops": ("ensemble_noops", "noop"),
 }
+SHAPES = {"identity_600kb": (3, 224, 224)}  # of the input, where it is not 16 numbers
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 WINDOW_SECONDS = 0.3
 READY_SECONDS = 60.0
@@ -65,8 +68,9 @@ class Load:
         message = ModelInferRequest(model_name=model)
         tensor = message.inputs.add()
         tensor.name, tensor.datatype = "INPUT0", "FP32"
-        tensor.shape.append(16)
-        message.raw_input_contents.append(np.ones(16, np.float32).tobytes())
+        shape = SHAPES.get(model, (16,))
+        tensor.shape.extend(shape)
+        message.raw_input_contents.append(np.ones(shape, np.float32).tobytes())
         asked = message.SerializeToString()
         self._calls = calls
         self._selector = selectors.DefaultSelector()

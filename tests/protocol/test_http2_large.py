@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +137,18 @@ def test_a_call_that_is_reset_in_the_middle_gives_its_bytes_back() -> None:
     assert peer.connection.buffered_bytes == 0
     assert peer.send(*(peer.data(1, payload) for payload in frames[6:8])) == []
     assert peer.connection.open_calls == 0
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def test_a_claimed_length_costs_no_memory_until_bytes_come() -> None:
+    peer = Peer(unary_paths=frozenset((PATH,)))
+    claim = (1 << 20).to_bytes(4, "big")
+    before = resident_bytes()
+    for stream_id in range(1, 401, 2):
+        peer.send(peer.headers(stream_id), peer.data(stream_id, b"\0" + claim + b"a few bytes"))
+    assert resident_bytes() - before < 200 * (1 << 20) // 8
+    assert peer.connection.buffered_bytes == 200 * len(b"a few bytes")
