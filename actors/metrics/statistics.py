@@ -180,23 +180,25 @@ def count_execution(counters: VersionCounters, fact: BatchExecuted, wall_clock_m
     """Add one execution; every member of a batch adds the whole batch's durations."""
     succeeded = len(fact.total_seconds)
     timings = fact.timings
+    input_ns, infer_ns, output_ns = timings.input_ns, timings.infer_ns, timings.output_ns
     counters.execution_count += 1
     counters.inference_count += fact.inference_count
-    counters.last_inference_ms = max(counters.last_inference_ms, wall_clock_ms)
+    if wall_clock_ms > counters.last_inference_ms:
+        counters.last_inference_ms = wall_clock_ms
     counters.success.add(succeeded, int(sum(fact.total_seconds) * _NS))
     counters.queue.add(succeeded, int(sum(fact.queue_seconds) * _NS))
-    counters.compute_input.add(succeeded, timings.input_ns * succeeded)
-    counters.compute_infer.add(succeeded, timings.infer_ns * succeeded)
-    counters.compute_output.add(succeeded, timings.output_ns * succeeded)
+    counters.compute_input.add(succeeded, input_ns * succeeded)
+    counters.compute_infer.add(succeeded, infer_ns * succeeded)
+    counters.compute_output.add(succeeded, output_ns * succeeded)
     if fact.failed_seconds:
         counters.fail.add(len(fact.failed_seconds), int(sum(fact.failed_seconds) * _NS))
         counters.failures["BACKEND"] += len(fact.failed_seconds)
     batch = counters.batches.get(fact.batch_size)
     if batch is None:
         batch = counters.batches[fact.batch_size] = BatchCounters()
-    batch.compute_input.add(1, timings.input_ns)
-    batch.compute_infer.add(1, timings.infer_ns)
-    batch.compute_output.add(1, timings.output_ns)
+    batch.compute_input.add(1, input_ns)
+    batch.compute_infer.add(1, infer_ns)
+    batch.compute_output.add(1, output_ns)
     if fact.by_backend:
         _count_batch_responses(counters, fact)
 
@@ -216,8 +218,9 @@ def _count_batch_responses(counters: VersionCounters, fact: BatchExecuted) -> No
     completed = answered + failed - fact.cancelled
     response.compute_infer.add(completed, infer_ns * completed)
     response.compute_output.add(answered, output_ns * answered)
-    response.cancel.add(fact.cancelled, infer_ns * fact.cancelled)
-    response.fail.add(failed - fact.cancelled, infer_ns * (failed - fact.cancelled))
+    if failed:
+        response.cancel.add(fact.cancelled, infer_ns * fact.cancelled)
+        response.fail.add(failed - fact.cancelled, infer_ns * (failed - fact.cancelled))
 
 
 def count_response(counters: VersionCounters, fact: Responded) -> None:

@@ -41,8 +41,10 @@ class Lead:
         None while the instance holds more than it should; one more than ended while it may hold
         more, so that a single short execution does not fill an instance.
         """
-        self._out -= 1
-        may_hold = max(self._least, int(LEAD_SECONDS / max(seconds, LEAD_SECONDS / self._most)))
-        grants = max(0, min(may_hold - self._out, 2))
-        self._out += grants
+        may_hold = self._most
+        if seconds * may_hold > LEAD_SECONDS:
+            may_hold = max(self._least, int(LEAD_SECONDS / seconds))
+        out = self._out - 1
+        grants = max(0, min(may_hold - out, 2))
+        self._out = out + grants
         return grants
