@@ -74,18 +74,18 @@ class Load:
         asked = message.SerializeToString()
         self._calls = calls
         self._selector = selectors.DefaultSelector()
-        self._peers = [
+        self.peers = [
             CoreConnection(address, PATH, asked, fresh_headers=False) for _ in range(connections)
         ]
-        for peer in self._peers:
+        for peer in self.peers:
             self._selector.register(peer.socket, selectors.EVENT_READ, peer)
 
     def drive(self, seconds: float) -> tuple[int, float]:
         """The answers of one window, and how long it took until the last of them."""
         began = time.perf_counter()
-        before = sum(peer.answered for peer in self._peers)
-        open_calls = self._calls * len(self._peers)
-        for peer in self._peers:
+        before = sum(peer.answered for peer in self.peers)
+        open_calls = self._calls * len(self.peers)
+        for peer in self.peers:
             peer.start(self._calls)
             peer.flush()
         while open_calls:
@@ -98,8 +98,8 @@ class Load:
                 else:
                     peer.start(ended)
                 peer.flush()
-        assert not any(peer.failed for peer in self._peers), "a call has failed"
-        answered = sum(peer.answered for peer in self._peers) - before
+        assert not any(peer.failed for peer in self.peers), "a call has failed"
+        answered = sum(peer.answered for peer in self.peers) - before
         return answered, time.perf_counter() - began
 
 

@@ -183,8 +183,7 @@ def count_execution(counters: VersionCounters, fact: BatchExecuted, wall_clock_m
     input_ns, infer_ns, output_ns = timings.input_ns, timings.infer_ns, timings.output_ns
     counters.execution_count += 1
     counters.inference_count += fact.inference_count
-    if wall_clock_ms > counters.last_inference_ms:
-        counters.last_inference_ms = wall_clock_ms
+    counters.last_inference_ms = max(counters.last_inference_ms, wall_clock_ms)
     counters.success.add(succeeded, int(sum(fact.total_seconds) * _NS))
     counters.queue.add(succeeded, int(sum(fact.queue_seconds) * _NS))
     counters.compute_input.add(succeeded, input_ns * succeeded)
