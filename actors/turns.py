@@ -36,16 +36,19 @@ class Rung(Protocol):
 class Turns:
     """See the module's docstring.
 
+    Whoever was added to come last has its turn when nobody else is left who was rung.
+
     `choose(n)`, a number below n, picks who of n is next, so that simulations can try every order;
     without it that is who was rung first.
     """
 
-    __slots__ = ("_choose", "_held", "_rung", "_sleeper", "_timer", "refused")
+    __slots__ = ("_choose", "_held", "_last", "_rung", "_sleeper", "_timer", "refused")
 
     def __init__(
         self, choose: Callable[[int], int] | None = None, timer: FineTimer | None = None
     ) -> None:
         self._rung: deque[Rung] = deque()  # each at most once
+        self._last: deque[Rung] = deque()  # likewise, and after all of those
         self._choose = choose
         self._timer = timer
         self.refused = 0  # requests, so far, for want of room: who reads sees when to read less
@@ -58,6 +61,12 @@ class Turns:
         if not self._held:
             self._wake()
 
+    def add_last(self, actor: Rung) -> None:
+        """As `add`, for an actor that lets all others go first."""
+        self._last.append(actor)
+        if not self._held:
+            self._wake()
+
     def hold(self) -> None:
         """Keep everybody waiting until `settle`, before which the caller must not wait."""
         assert not self._held, "whoever holds settles, before anybody else can hold"
@@ -65,16 +74,17 @@ class Turns:
 
     def settle(self) -> None:
         """Let everybody who was rung have a turn, and those whom these ring, and so on."""
-        rung = self._rung
+        rung, last = self._rung, self._last
         self._held = True
         for _ in range(TURNS_AT_ONCE):
-            if not rung:
+            line = rung or last
+            if not line:
                 break
             if self._choose is not None:
-                rung.rotate(-self._choose(len(rung)))
-            rung.popleft().take_turn()
+                line.rotate(-self._choose(len(line)))
+            line.popleft().take_turn()
         self._held = False
-        if rung:
+        if rung or last:
             self._wake()
 
     def wake_at(self, at: float) -> None:
@@ -90,7 +100,7 @@ class Turns:
     async def settle_when_rung(self) -> None:
         """Settle for whoever rings and does not, until cancelled."""
         while True:
-            if self._rung:
+            if self._rung or self._last:
                 await trio.lowlevel.checkpoint()
             else:
                 self._sleeper = trio.lowlevel.current_task()

@@ -66,9 +66,9 @@ from repo.preparation import ModelDescription
 
 # More than the facts of one turn of the event loop, after which Statistics looks at the latest.
 FACTS_DOOR: Final = 256
-# Facts that wait for more. Counting this many takes no longer than a client needs to ask again, so
-# that nobody waits for it; a wake-up for each would cost as much as counting it.
-FACTS_PATIENCE: Final = 15
+# Facts that wait for more. They are counted when answers have left, and so many in less time than a
+# client needs to ask again, so that nobody waits for it; one at a time they would cost twice that.
+FACTS_PATIENCE: Final = 7
 # Operators, not traffic: a full door makes them wait for each other.
 REPOSITORY_DOOR: Final = 16
 # What schedulers and instances say to the limiter: per request at most a wish, a release and two

@@ -2,11 +2,13 @@
 
 Owns every counter. Hears facts about executions and failures, answers `GetStatistics` with a
 snapshot; one door keeps them in order, so an answer counts whatever was said before it. Facts are
-not urgent: their door is patient, and the actor wakes for a question or a few of them at a time.
+not urgent: their door is patient, the actor has a turn for a question or a few of them at a time,
+and then after whoever else has been rung.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol, assert_never
 
@@ -69,15 +71,17 @@ class Statistics:
         """Count until cancelled."""
         task_status.started()
         try:
-            while True:
-                await self._mailbox.wait()
-                today_ms = self._wall_clock.now_ms()
-                for fact in self._facts.drain():
-                    self._take(fact, today_ms)
-                    if self._latencies:
-                        self._time(fact, trio.current_time())
+            await self._mailbox.serve(self._turn, last=True)
         finally:
             self._mailbox.close()
+
+    def _turn(self) -> float:
+        wall_clock_ms = self._wall_clock.now_ms()
+        for fact in self._facts.drain():
+            self._take(fact, wall_clock_ms)
+            if self._latencies:
+                self._time(fact, trio.current_time())
+        return math.inf
 
     def _take(self, fact: Fact, wall_clock_ms: int) -> None:
         match fact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -212,4 +213,25 @@ async def test_whoever_chooses_decides_who_is_next() -> None:
             actor.door.send_nowait("x")
         turns.settle()
         assert heard == ["c:x", "b:x", "a:x"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_whoever_comes_last_has_its_turn_after_those_that_are_rung_meanwhile() -> None:
+    heard: list[str] = []
+    patient, first, second = (Actor(name, heard) for name in ("patient", "first", "second"))
+    first.tells = second
+    turns = current_turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(patient.mailbox.serve, patient.turn, last=True))
+        nursery.start_soon(first.run)
+        nursery.start_soon(second.run)
+        await trio.testing.wait_all_tasks_blocked()
+        turns.hold()
+        patient.door.send_nowait("a")
+        first.door.send_nowait("b")
+        turns.settle()
+        assert heard == ["first:b", "second:b!", "patient:a"]
+        patient.door.send_nowait("c")  # and without anybody who settles
+        await trio.testing.wait_all_tasks_blocked()
+        assert heard[3:] == ["patient:c"]
         nursery.cancel_scope.cancel()
