@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from actors.control.control_plane import EXTENSIONS
+from actors.control.bodies import EXTENSIONS
 from actors.lifecycle.model_index import ModelIndex, VersionState
 from actors.settings.options import ServerOptions
 from repo.agents import native_agents

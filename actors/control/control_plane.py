@@ -8,16 +8,22 @@ model index and asks those that own the rest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from actors.channels import Door, Watch
+from actors.control.bodies import (
+    EXTENSIONS,
+    Json,
+    index_rows,
+    log_settings_row,
+    statistics_row,
+    tensor_metadata,
+)
 from actors.control.shared_memory import SharedMemory
 from actors.lifecycle.model_index import (
     UNLOADED,
-    ModelEntry,
     ModelIndex,
     ServingVersion,
     VersionState,
@@ -32,19 +38,16 @@ from actors.messages import (
     UnregisterRepository,
     VersionKey,
 )
-from actors.metrics.counters import BatchCounters, Duration, ResponseCounters, VersionCounters
 from actors.metrics.statistics import StatisticsReader
-from actors.settings.log_settings import LogControl, LogSettings
+from actors.settings.log_settings import LogControl
 from actors.settings.options import ServerOptions
 from actors.street.instance import Instance
 from actors.traces.tracing import Tracing
-from protocol.datatypes import wire_name
 from protocol.status import ServerError, StatusCode, invalid_arg, unavailable, unsupported
 from protocol.v2_json_control import (
     LogUpdate,
     TraceUpdate,
     check_model_name,
-    log_settings_body,
 )
 from protocol.v2_json_shared_memory import (
     CudaRegion,
@@ -52,27 +55,8 @@ from protocol.v2_json_shared_memory import (
     cuda_status_row,
     system_status_row,
 )
-from repo.model_config import ModelInput, ModelOutput, type_name
 
 log = logging.getLogger(__name__)
-
-Json = Mapping[str, object]
-
-EXTENSIONS: Final = (
-    "classification",
-    "sequence",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
-    "model_configuration",
-    "system_shared_memory",
-    "cuda_shared_memory",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-    "trace",
-    "logging",
-)
 
 
 class ControlPlane:
@@ -161,8 +145,8 @@ class ControlPlane:
             "name": name,
             "versions": versions,
             "platform": config.platform or config.backend,
-            "inputs": [_tensor_metadata(tensor, serving) for tensor in config.input],
-            "outputs": [_tensor_metadata(tensor, serving) for tensor in config.output],
+            "inputs": [tensor_metadata(tensor, serving) for tensor in config.input],
+            "outputs": [tensor_metadata(tensor, serving) for tensor in config.output],
         }
 
     def model_config(self, name: str, version: str) -> ServingVersion:
@@ -177,7 +161,7 @@ class ControlPlane:
         counters = await self._statistics.read()
         return {
             "model_stats": [
-                _statistics_row(key, counters[key]) for key in sorted(wanted) if key in counters
+                statistics_row(key, counters[key]) for key in sorted(wanted) if key in counters
             ]
         }
 
@@ -233,7 +217,7 @@ class ControlPlane:
                 continue
             same = index.full_names.get(entry.plain_name, ())
             name = entry.name if len(same) > 1 else entry.plain_name
-            rows += _index_rows(name, entry, ready_only=ready_only)
+            rows += index_rows(name, entry, ready_only=ready_only)
         return rows
 
     async def load_model(
@@ -303,11 +287,11 @@ class ControlPlane:
     # --- logging and tracing -----------------------------------------------------------------
 
     def log_settings(self) -> Json:
-        return _log_settings(self._logs.settings.value)
+        return log_settings_row(self._logs.settings.value)
 
     def update_log_settings(self, update: LogUpdate) -> Json:
         """Change what `update` names; the answer is all that holds now."""
-        return _log_settings(self._logs.update(update))
+        return log_settings_row(self._logs.update(update))
 
     def trace_settings(self, model: str) -> Json:
         """The settings for one model, or for all others when `model` is empty."""
@@ -352,88 +336,6 @@ async def _all_ready(instances: Sequence[Instance]) -> bool:
     return all(ready)
 
 
-def _index_rows(name: str, entry: ModelEntry, *, ready_only: bool) -> Iterator[Json]:
-    if not entry.versions or entry.is_duplicate:
-        if not ready_only:
-            unavailable = {"state": VersionState.UNAVAILABLE.value, "reason": entry.reason}
-            yield {"name": name, **(unavailable if entry.reason else {})}
-        return
-    for number, version in sorted(entry.versions.items()):
-        if not ready_only or version.state is VersionState.READY:
-            row = {"name": name, "version": str(number), "state": version.state.value}
-            yield row | ({"reason": version.reason} if version.reason else {})
-
-
 def _raise(error: ServerError | None) -> None:
     if error is not None:
         raise error
-
-
-def _log_settings(settings: LogSettings) -> Json:
-    return log_settings_body(
-        file=settings.file,
-        info=settings.info,
-        warning=settings.warning,
-        error=settings.error,
-        verbose_level=settings.verbose_level,
-        style=settings.style,
-    )
-
-
-def _tensor_metadata(tensor: ModelInput | ModelOutput, serving: ServingVersion) -> Json:
-    shape = [*([-1] if serving.has_batch_dimension else []), *tensor.dims]
-    return {
-        "name": tensor.name,
-        "datatype": wire_name(type_name(tensor.data_type)),
-        "shape": shape,
-    }
-
-
-def _duration(duration: Duration) -> Json:
-    return {"count": duration.count, "ns": duration.ns}
-
-
-def _batch(size: int, batch: BatchCounters) -> Json:
-    return {
-        "batch_size": size,
-        "compute_input": _duration(batch.compute_input),
-        "compute_infer": _duration(batch.compute_infer),
-        "compute_output": _duration(batch.compute_output),
-    }
-
-
-def _response(response: ResponseCounters) -> Json:
-    return {
-        "compute_infer": _duration(response.compute_infer),
-        "compute_output": _duration(response.compute_output),
-        "success": _duration(response.success),
-        "fail": _duration(response.fail),
-        "empty_response": _duration(response.empty_response),
-        "cancel": _duration(response.cancel),
-    }
-
-
-def _statistics_row(key: VersionKey, counters: VersionCounters) -> Json:
-    name, version = key
-    return {
-        "name": name,
-        "version": str(version),
-        "last_inference": counters.last_inference_ms,
-        "inference_count": counters.inference_count,
-        "execution_count": counters.execution_count,
-        "inference_stats": {
-            "success": _duration(counters.success),
-            "fail": _duration(counters.fail),
-            "queue": _duration(counters.queue),
-            "compute_input": _duration(counters.compute_input),
-            "compute_infer": _duration(counters.compute_infer),
-            "compute_output": _duration(counters.compute_output),
-            "cache_hit": _duration(counters.cache_hit),
-            "cache_miss": _duration(counters.cache_miss),
-        },
-        "response_stats": {
-            str(index): _response(counters.responses[index]) for index in sorted(counters.responses)
-        },
-        "batch_stats": [_batch(size, counters.batches[size]) for size in sorted(counters.batches)],
-        "memory_usage": [],
-    }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from actors.control.control_plane import ControlPlane, Json
+from actors.control.bodies import Json
+from actors.control.control_plane import ControlPlane
 from actors.grpc import control as convert
 from protocol.grpc_reflection import Reflection, ReflectionAlpha
 from protocol.grpc_service import Servable

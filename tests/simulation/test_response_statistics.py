@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 import trio
 
-from actors.control.control_plane import Json
+from actors.control.bodies import Json
 from actors.metrics.counters import MAX_COUNTED_RESPONSES
 from actors.street.local_calls import open_call
 from protocol.proto.generated import inference as pb
