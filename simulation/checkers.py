@@ -10,6 +10,7 @@ from typing import Final
 
 from protocol.status import ServerError, StatusCode
 from simulation.check_books import books_add_up, nothing_is_left, nothing_is_pending
+from simulation.check_calls import callers_wait_for_what_they_asked
 from simulation.check_ensembles import (
     ensemble_error_is_true,
     ensembles_answer_what_their_graphs_say,
@@ -137,6 +138,7 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     states_are_nobody_else_s,
     ensembles_answer_what_their_graphs_say,
     steps_keep_their_limit,
+    callers_wait_for_what_they_asked,
     books_add_up,
     nothing_is_pending,
     nothing_is_left,

@@ -15,6 +15,7 @@ from simulation.drawing import TICK_SECONDS, TICK_US, FaultPlan, draw_fault
 # How many different ensembles there are; see simulation.drawing.
 _ENSEMBLES: Final = 64
 INPUTS: Final = ("IN0", "IN1")
+OTHER_MODEL: Final = "b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,11 @@ class EnsemblePlan:
     counts: tuple[int | None, ...]
     omissions: tuple[frozenset[str], ...]
     outputs: tuple[str, ...]
-    instances: tuple[str, ...]  # of all members
+    instances: tuple[str, ...]  # of all members, and of the model that one of them asks
     latency_ticks: tuple[int, ...]  # by step
     pause_ticks: int  # before each response of a decoupled member
+    asking: int | None  # the step whose model asks `OTHER_MODEL`, which is no step's
+    other_ticks: int  # how long that takes
 
     @property
     def is_decoupled(self) -> bool:
@@ -117,6 +120,14 @@ def ensemble(number: int) -> EnsemblePlan:
         configs[step.model_name] = _member_config(
             random, step, instances=group, is_decoupled=count is not None
         )
+    latency_ticks = tuple(random.choice((0, 1, 2, 5)) for _ in steps)
+    pause_ticks = random.choice((0, 1))
+    askers = [index for index, count in enumerate(counts) if count is None]
+    asking = random.choice(askers) if askers and random.random() < 0.5 else None
+    if asking is not None:
+        step = StepSettings(OTHER_MODEL, -1, {"i0": ""}, {"o0": ""})
+        configs[OTHER_MODEL] = _member_config(random, step, instances=1, is_decoupled=False)
+        instances.append(f"{OTHER_MODEL}_0_0")
     return EnsemblePlan(
         configs=configs,
         steps=tuple(steps),
@@ -124,8 +135,10 @@ def ensemble(number: int) -> EnsemblePlan:
         omissions=tuple(omissions),
         outputs=outputs,
         instances=tuple(instances),
-        latency_ticks=tuple(random.choice((0, 1, 2, 5)) for _ in steps),
-        pause_ticks=random.choice((0, 1)),
+        latency_ticks=latency_ticks,
+        pause_ticks=pause_ticks,
+        asking=asking,
+        other_ticks=random.choice((0, 1, 3)),
     )
 
 

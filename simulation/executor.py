@@ -8,10 +8,12 @@ from typing import Protocol
 
 import trio
 
+from actors.processes.ports import BlsPort
 from actors.street.executor import TaskExecutor
 from protocol.inference import InferResponse
 from protocol.status import ServerError, invalid_arg, unavailable
 from repo.backends.base import ExecuteRequest, Outcome, Rescheduled, Timings
+from simulation.asking import Asking
 from simulation.ledger import Ledger, Life, Ran
 from simulation.traces import Trace
 
@@ -55,6 +57,8 @@ class SimulatedExecutor(TaskExecutor):
         behaviour: Behaviour,
         together: Together | None,
         responses: Responses | None,
+        asking: Asking | None,
+        models: BlsPort,
         trace: Trace,
         ledger: Ledger,
         life: Life,
@@ -72,6 +76,8 @@ class SimulatedExecutor(TaskExecutor):
         self._behaviour = behaviour
         self._together = together
         self._responses = responses
+        self._asking = asking
+        self._models = models  # whom it asks
         self._trace = trace
         self._ledger = ledger
         self._life = life
@@ -174,6 +180,8 @@ class SimulatedExecutor(TaskExecutor):
 
     async def _answer(self, request: ExecuteRequest, ran: Ran) -> Outcome | None:
         try:
+            if self._asking is not None:
+                return await self._asking.outcome(self._models, request)
             if self._responses is None:
                 return self._behaviour(request)
             responses = self._responses(request)

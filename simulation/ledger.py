@@ -162,6 +162,7 @@ class Ledger:
         self.leaps: list[tuple[float, float]] = []  # the clock went from … to … at once
         self.counters: Mapping[tuple[str, int], VersionCounters] = {}
         self.pending: dict[str, int] = {}  # by model, when every request had been answered
+        self.callers: dict[str, str] = {}  # by model: the only one that asks it
         self.is_limited = False  # by the rate limiter
         self.declared: dict[str, int] = {}  # what there is of a resource, by the command line
         self.outsiders = 0  # requests that no simulated client made, of which little is known

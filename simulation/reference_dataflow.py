@@ -9,6 +9,9 @@ from repo.model_config import StepSettings
 
 MODULUS: Final = 1_000_003
 
+# The model that a step's model asks, in place of the number of a step.
+OTHER: Final = 99
+
 Values = dict[int, int | None]
 """A tensor, by iteration; None where it has no value."""
 
@@ -24,17 +27,34 @@ def computed(step: int, number: int, output: str, inputs: Mapping[str, int]) -> 
     return value % MODULUS
 
 
+def question(step: int, inputs: Mapping[str, int]) -> int:
+    """What a step whose model asks another one asks it."""
+    return computed(step, 0, "o0", inputs)
+
+
+def with_answer(value: int, answer: int) -> int:
+    """What such a model makes of a value that it would have computed alone."""
+    return (value + answer) % MODULUS
+
+
+def answered(asked: int) -> int:
+    """What the other model, which is no step, answers."""
+    return computed(OTHER, 0, "o0", {"i0": asked})
+
+
 def expected_responses(
     steps: Sequence[StepSettings],
     counts: Sequence[int | None],
     omissions: Sequence[frozenset[str]],
     wanted: Sequence[str],
     given: Mapping[str, int],
+    *,
+    asking: int | None = None,
 ) -> list[dict[str, int]]:
     """The responses of one request, by plain recursion over tensors.
 
     `counts` says how many responses each step gives to a call (None: it is not decoupled),
-    `omissions` which outputs its model never makes.
+    `omissions` which outputs its model never makes, `asking` whose model asks another one.
     """
     tensors: dict[str, Values] = {name: {0: value} for name, value in given.items()}
     writers = {t: s for s, step in enumerate(steps) for t in step.output_map.values()}
@@ -55,7 +75,10 @@ def expected_responses(
                 at = iteration if count is None else len(results["o0"])
                 for name, values in results.items():
                     is_made = name not in omissions[index]
-                    values[at] = computed(index, number, name, inputs) if is_made else None
+                    value = computed(index, number, name, inputs)
+                    if index == asking:
+                        value = with_answer(value, answered(question(index, inputs)))
+                    values[at] = value if is_made else None
         for name, target in step.output_map.items():
             tensors[target] = results[name]
 

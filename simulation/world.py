@@ -46,6 +46,7 @@ from repo.model_config import (
 )
 from repo.pbtxt import parse_config
 from repo.preparation import ModelDescription, ModelFiles, prepare
+from simulation.asking import Asking
 from simulation.checkers import complaints
 from simulation.clients import REPLY_WINDOW, Client
 from simulation.executor import Behaviour, Latency, Responses, SimulatedExecutor, Together, echo
@@ -73,7 +74,7 @@ class SimulatedModel:
     """A model that computes nothing: its configuration, how long it takes, what it answers.
 
     `together` answers whole batches instead. `directory` is only for models whose files matter,
-    `responses` for decoupled ones.
+    `responses` for decoupled ones, `asking` for those that ask another model.
     """
 
     config: str
@@ -83,6 +84,7 @@ class SimulatedModel:
     together: Together | None = None
     directory: Path | None = None
     responses: Responses | None = None
+    asking: Asking | None = None
     load_seconds: float = 0.0
     broken: str = ""  # why no instance of it can be loaded
 
@@ -362,6 +364,8 @@ class World:
             behaviour=model.behaviour,
             together=model.together,
             responses=model.responses,
+            asking=model.asking,
+            models=self.services[context.instance_name].models,
             trace=self.trace,
             ledger=self.ledger,
             life=life,

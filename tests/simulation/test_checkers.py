@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from actors.metrics.counters import BatchCounters, VersionCounters
 from protocol.status import ServerError, cancelled, deadline_exceeded, internal, unavailable
 from repo.instance_groups import InstanceSpec, ResourceNeed
 from repo.model_config import BatchingSettings, QueuePolicySettings
+from simulation.check_calls import callers_wait_for_what_they_asked
 from simulation.checkers import complaints
 from simulation.ledger import Answer, Asked, Ledger, Life, Ran
 from simulation.world import SimulatedModel, Violation, World
@@ -312,6 +314,31 @@ def test_a_leap_of_the_clock_excuses_what_was_due_within_it() -> None:
     assert story.complaints == ["instants are kept: a waited until 5, its timeout was 1.0"]
     story.ledger.leaps.append((0.5, 5.0))
     assert story.complaints == []
+
+
+def test_a_model_waits_for_the_one_that_it_has_asked() -> None:
+    story = Story(max_batch=1)
+    order = story.ledger.next_order
+
+    def ran(model: str, name: str) -> Ran:
+        life = dataclasses.replace(story.life, model=model)
+        ran = Ran(life, f"{model}_0", (f"{name} in {model}",), 1, 0.0, order())
+        story.ledger.ran.append(ran)
+        return ran
+
+    story.ledger.callers["asked"] = "asking"
+    outer, inner = ran("asking", "a"), ran("asked", "a")
+    inner.ended_order, outer.ended_order = order(), order()
+    assert list(callers_wait_for_what_they_asked(story.ledger)) == []
+
+    outer.ended_order, inner.ended_order = inner.ended_order, outer.ended_order
+    (complaint,) = callers_wait_for_what_they_asked(story.ledger)
+    assert complaint.startswith("a in asked ran from 0.0 to ")
+    assert complaint.endswith(", and asking did not wait")
+
+    inner.names = ("b in asked",)
+    inner.ended_order = outer.order
+    assert len(list(callers_wait_for_what_they_asked(story.ledger))) == 1, "of nobody's request"
 
 
 def test_an_error_in_the_log_fails_a_run_unless_it_was_expected() -> None:

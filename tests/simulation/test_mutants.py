@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
+from actors.channels import Door, Mailbox
 from actors.companions import response_cache
 from actors.ensembles import steps
+from actors.messages import Reply
 from actors.metrics import statistics
 from actors.policy import (
     batching,
@@ -22,8 +24,11 @@ from actors.policy import (
     scanning,
     sequencing_table,
 )
-from actors.street import instance, scheduler
-from protocol.inference import SequenceFlag
+from actors.processes import other_models
+from actors.street import instance, local_calls, scheduler
+from actors.street.calls import submit_nowait
+from protocol.inference import InferRequest, SequenceFlag
+from protocol.status import ServerError, StatusCode
 from repo import implicit_state
 from simulation.kinds import Kind, kind_of
 from simulation.report import judge
@@ -158,6 +163,30 @@ def knows_no_limit(begin: Callable[..., None]) -> Callable[..., None]:
     return without
 
 
+def hands_out_the_answer_before(
+    following: Callable[..., Awaitable[object]],
+) -> Callable[..., Awaitable[object]]:
+    answers: list[object] = []
+
+    async def the_one_before(self: local_calls.LocalCall) -> object:
+        answers.append(await following(self))
+        return answers[-2:][0]
+
+    return the_one_before
+
+
+def does_not_wait(_: object) -> Callable[..., AsyncGenerator[tuple[object, bool], None]]:
+    async def infer(
+        self: other_models.OtherModels, request: InferRequest, *, decoupled: bool
+    ) -> AsyncGenerator[tuple[object, bool], None]:
+        serving = self._calls.index.value.find(request.model_name, "")
+        asked: Door[Reply] = Mailbox().door(1)
+        submit_nowait(self._calls.prepare(serving, request, asked))
+        yield ServerError(StatusCode.INTERNAL, "I could not wait"), not decoupled
+
+    return infer
+
+
 TABLE = sequencing_table.SlotTable
 # Of worlds of their own, where each has to be found by so many.
 SPECIAL_SEEDS = 30
@@ -183,6 +212,13 @@ SPECIAL: dict[str, tuple[Kind, object, str, Callable[[Any], object], str]] = {
     ),
     "responses of an ensemble change places": (
         "ensembles", dataflow.Dataflow, "_respond", turns_responses_round, "what their graphs say",
+    ),
+    "a model's call is answered with another's answer": (
+        "ensembles", local_calls.LocalCall, "next", hands_out_the_answer_before,
+        "what their graphs say",
+    ),
+    "a model does not wait for what it asked": (
+        "ensembles", other_models.OtherModels, "infer", does_not_wait, "did not wait",
     ),
     "steps have no limit": (
         "ensembles", dataflow.Dataflow, "__init__", knows_no_limit, "steps keep their limit",
