@@ -22,7 +22,7 @@ from pathlib import Path
 import peers
 
 HERE = Path(__file__).parent
-PEERS = ("triton", "perf_analyzer", "mlserver", "kserve", "litserve", "wrk")
+PEERS = ("triton", "perf_analyzer", "mlserver", "kserve", "litserve", "wrk", "h2load")
 # No script takes an hour on two cores; one that does hangs.
 SCRIPT_SECONDS = 3600.0
 
@@ -60,7 +60,12 @@ PARTS = (
         ("--rounds", "2", "--seconds", "4"),
         (),
     ),
-    Part("At twice the capacity", "overload.py", ("--seconds", "5"), ("--seconds", "20")),
+    Part(
+        "At twice the capacity",
+        "overload.py",
+        ("--rounds", "2", "--seconds", "5"),
+        ("--rounds", "3", "--seconds", "20"),
+    ),
 )  # fmt: skip
 
 

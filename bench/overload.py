@@ -6,8 +6,8 @@ First a closed loop finds the capacity of a model. Then requests come in an open
 rate, whether answers come or not, to the same model with a limit on its queue (`max_queue_size`).
 Both are driven by h2load. Goodput is what the server's own statistics count as answered, per second
 and after a warm-up, over the capacity, which is counted likewise. The rest is refused at once, or
-held back by the client, which has at most STREAMS calls open on each connection. The generator is a
-process of its own, and takes some of the CPU that is measured: the table says how much.
+held back by the client, which has at most OPEN_STREAMS calls open on each connection. The generator
+is a process of its own, and takes some of the CPU that is measured: the table says how much.
 """
 
 from __future__ import annotations
@@ -40,11 +40,9 @@ PATH = "/inference.GRPCInferenceService/ModelInfer"
 # A device that sleeps, a worker that computes, and a server that has next to nothing to wait for.
 QUEUES = {"sleep_5ms": 64, "mlp": 128, "identity_batched": 256}
 ELEMENTS = {"sleep_5ms": 16, "mlp": 784, "identity_batched": 16}
-CLOSED_CONNECTIONS = 4
-CLOSED_STREAMS = 32  # per connection, enough to fill every batch
-# So many that what is held back is what the server does not read.
-CONNECTIONS = 32
-STREAMS = 100
+CONNECTIONS = 8
+CLOSED_STREAMS = 16  # per connection, enough to fill every batch
+OPEN_STREAMS = 500  # so many that what is held back is what the server does not read
 SAMPLES = 20  # looks at the server's memory
 WARM_UP = 0.2  # of the time, not counted
 # As in the comparison with Triton: numpy on one thread, or its threads fight for the cores.
@@ -179,14 +177,14 @@ def overload(model: str, seconds: float, times: float) -> Overload:
             endpoint,
             model,
             seconds / 2,
-            connections=CLOSED_CONNECTIONS,
+            connections=CONNECTIONS,
             # Not more, or some would be refused.
-            streams=min(CLOSED_STREAMS, QUEUES[model] // CLOSED_CONNECTIONS),
+            streams=min(CLOSED_STREAMS, QUEUES[model] // CONNECTIONS),
         )
         offered = capacity.answered * times
         held = memory(endpoint.server.pid).pss
         flood = drive(
-            endpoint, model, seconds, connections=CONNECTIONS, streams=STREAMS, rate=offered
+            endpoint, model, seconds, connections=CONNECTIONS, streams=OPEN_STREAMS, rate=offered
         )
         whole = seconds * 1.1  # h2load's warm-up comes before
         return Overload(
