@@ -182,8 +182,11 @@ class Driver:
             self._attempt(partial(self._load, model))
 
     def log_lines(self, log: str) -> None:
-        """What models wrote into the server's log: the level's letter, and their text."""
-        found = [match.groups() for line in log.splitlines() if (match := _LOGGED.search(line))]
+        """What models wrote into the server's log: the level's letter, and their text.
+
+        Each line once: a server that was started again has loaded its models again.
+        """
+        found = {match.groups() for line in log.splitlines() if (match := _LOGGED.search(line))}
         self._note("logs/lines", sorted(list(one) for one in found))
 
     def _note(self, key: str, said: object) -> None:
