@@ -10,6 +10,7 @@ Owns the eventfd and the line of what has come. It does not know what is said, a
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,13 @@ from typing import Final
 import trio
 
 from actors.readiness import current_readiness
+
+
+# By ctypes it is called with the interpreter lock held, which os.eventfd_write would give away: to the
+# loop that it has just woken, so that the thread could not begin its next batch before the loop had
+# dealt with this answer. It never blocks.
+_eventfd_write: Final = ctypes.PyDLL(None).eventfd_write
+_eventfd_write.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
 
 class ThreadAnswers:
@@ -42,7 +50,7 @@ class ThreadAnswers:
         # comes later sees that there is no signal. A signal too many wakes the loop for nothing.
         if not self._is_signalled and self._descriptor >= 0:
             self._is_signalled = True
-            os.eventfd_write(self._descriptor, 1)
+            _eventfd_write(self._descriptor, 1)
 
     async def run(self) -> None:
         """Hear whatever comes, until cancelled."""

@@ -4,7 +4,7 @@
 
 The bare loop calls `run` of a session in a process of its own, with batches of every size up to
 the largest, and the best of them counts. Troupe then serves the same file with batches of that
-size to the real perf_analyzer, which sends whole batches over gRPC, two at a time, through system
+size to the real perf_analyzer, which sends whole batches over gRPC, three at a time, through system
 shared memory and without. Both sessions compute on one thread, so that on two cores the other is
 left to the wire and the client. Rounds alternate; a ratio is taken within a round.
 """
@@ -33,7 +33,7 @@ from bench.peer_servers import start_troupe
 from bench.perf_client import Load, measure
 
 ROOT = Path(__file__).parents[1]
-CONCURRENCY = 2  # one batch in the session, one on its way
+CONCURRENCY = 3  # one batch in the session, the next beside it, one on its way
 ONE_THREAD = (
     'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
     'parameters { key: "inter_op_thread_count" value { string_value: "1" } }\n'
