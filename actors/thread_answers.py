@@ -20,10 +20,9 @@ import trio
 
 from actors.readiness import current_readiness
 
-
-# By ctypes it is called with the interpreter lock held, which os.eventfd_write would give away: to the
-# loop that it has just woken, so that the thread could not begin its next batch before the loop had
-# dealt with this answer. It never blocks.
+# By ctypes it is called with the interpreter lock held. os.eventfd_write would give that away, to
+# the loop that it has just woken, so that the thread could not begin its next batch before the loop
+# had dealt with this answer. It never blocks.
 _eventfd_write: Final = ctypes.PyDLL(None).eventfd_write
 _eventfd_write.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
