@@ -67,11 +67,7 @@ async def unload_in_flight(world: World, model: str, *, reload_after: float | No
     await trio.sleep(reload_after)
     world.trace.add("load", model)
     world.ledger.life_of(model).end_now()  # somebody else may have loaded it meanwhile
-    try:
-        await control_plane.load_model("", model, {})
-    except ServerError as error:
-        if error.message != OUT_OF_DATE:  # another such fault has unloaded it, and loads it again
-            world.ledger.problems.append(f"{model} was not loaded again: {error}")
+    await _load(world, model)
 
 
 async def reload_in_flight(world: World, model: str) -> None:
@@ -82,7 +78,16 @@ async def reload_in_flight(world: World, model: str) -> None:
     world.trace.add("reload", model)
     world.source.touch(model)
     world.ledger.life_of(model).end_now()
-    await world.core.control_plane.load_model("", model, {})
+    await _load(world, model)
+
+
+async def _load(world: World, model: str) -> None:
+    """Load a model, unless another fault unloads it before that has begun."""
+    try:
+        await world.core.control_plane.load_model("", model, {})
+    except ServerError as error:
+        if error.message != OUT_OF_DATE:
+            world.ledger.problems.append(f"{model} was not loaded again: {error}")
 
 
 async def clock_leap(world: World, *, seconds: float) -> None:

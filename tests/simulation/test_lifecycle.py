@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import pytest
@@ -14,6 +15,7 @@ from actors.lifecycle.model_index import ServingVersion
 from actors.policy.lifecycle import OUT_OF_DATE
 from actors.settings.options import ServerOptions
 from protocol.status import ServerError, StatusCode
+from simulation.faults import reload_in_flight, unload_in_flight
 from simulation.world import SimulatedModel, World
 
 EXPLICIT: Final = ServerOptions(
@@ -201,6 +203,17 @@ def test_a_load_that_waits_gives_way_to_a_newer_operation() -> None:
 
 
 # --- updates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_faults_that_overtake_each_other_are_no_violation(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload_in_flight, world, "m")
+            nursery.start_soon(partial(unload_in_flight, world, "m", reload_after=None))
+        assert rows(world)["m"][0] in {"READY", "UNLOADING", "UNAVAILABLE"}
+
+    run({"m": model()}, scenario, seed=seed)
 
 
 def test_more_instances_join_while_requests_run() -> None:
