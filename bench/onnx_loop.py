@@ -33,6 +33,7 @@ from bench.peer_servers import start_troupe
 from bench.perf_client import Load, measure
 
 ROOT = Path(__file__).parents[1]
+WINDOW_BATCHES = 8  # perf_analyzer counts what begins and ends within a window
 CONCURRENCY = 3  # one batch in the session, the next beside it, one on its way
 ONE_THREAD = (
     'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
@@ -104,8 +105,8 @@ def bare(model: Model, path: Path, seconds: float) -> dict[int, float]:
     return {int(size): rate for size, rate in json.loads(ended.stdout).items()}
 
 
-def served(model: Model, path: Path, batch: int, seconds: float) -> dict[str, float]:
-    """Items per second of Troupe by the way that tensors take."""
+def served(model: Model, path: Path, batch: int, window: float) -> dict[str, float]:
+    """Items per second of Troupe by the way that tensors take, over three windows of seconds."""
     with tempfile.TemporaryDirectory() as folder:
         version = Path(folder) / "models" / model.name / "1"
         version.mkdir(parents=True)
@@ -125,7 +126,7 @@ def served(model: Model, path: Path, batch: int, seconds: float) -> dict[str, fl
                         "grpc",
                         CONCURRENCY,
                         ("-b", str(batch), "-a", *options),
-                        window_seconds=max(1.0, seconds / 3),
+                        window_seconds=window,
                     ),
                     endpoint.grpc,
                 ).requests_per_second
@@ -161,7 +162,8 @@ def print_model(model: Model, path: Path, batch: int, options: argparse.Namespac
     troupe: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         alone.append(bare(model, path, options.seconds)[batch])
-        for way, rate in served(model, path, batch, options.seconds).items():
+        window = max(1.0, options.seconds / 3, WINDOW_BATCHES * batch / alone[-1])
+        for way, rate in served(model, path, batch, window).items():
             troupe.setdefault(way, []).append(rate)
     for way, found in troupe.items():
         ratios = [ours / theirs for ours, theirs in zip(found, alone, strict=True)]
