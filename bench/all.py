@@ -43,7 +43,7 @@ PARTS = (
         "Beside Triton",
         "triton_side_by_side.py",
         (
-            "--rounds", "1", "--window-seconds", "0.5", "--concurrency", "1", "8", "32",
+            "--rounds", "2", "--window-seconds", "0.5", "--concurrency", "1", "8", "32",
             "--troupe-flag=--allow-client-shm=true",
         ),
         ("--troupe-flag=--allow-client-shm=true",),
