@@ -214,7 +214,7 @@ def serving_version(
         decoupled=is_decoupled(config),
         priority_levels=batching.priority_levels,
         default_level=batching.default_priority_level,
-        pending=scheduler.pending,
+        pending=lambda: scheduler.pending() + sum(one.ahead for one in instances),
         waiting=scheduler.waiting,
         labels=description.labels,
         takes_device_tensors=_takes_device_tensors(config, instances),

@@ -169,7 +169,6 @@ class SequenceInstance(Instance):
         batch: Execute,
         outcomes: Sequence[InferResponse | ServerError | None],
         timings: Timings,
-        started_at: float,
     ) -> None:
         """A request that comes back has neither succeeded nor failed yet."""
         if self._reschedules and any(isinstance(one, Rescheduled) for one in outcomes):
@@ -180,4 +179,4 @@ class SequenceInstance(Instance):
             ]
             batch = batch._replace(submits=[submit for submit, _ in pairs])
             outcomes = [outcome for _, outcome in pairs]
-        super()._report(batch, outcomes, timings, started_at)
+        super()._report(batch, outcomes, timings)

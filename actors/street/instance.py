@@ -157,9 +157,9 @@ def _without_padding(
 
 
 class _Execution:
-    """A batch that an executor has."""
+    """A batch that an executor has: that it runs, or will find when it has run those before."""
 
-    __slots__ = ("_instance", "batch", "requests", "responders", "started_at", "timings")
+    __slots__ = ("_instance", "batch", "requests", "responders", "timings")
 
     def __init__(
         self,
@@ -174,7 +174,17 @@ class _Execution:
         self.responders = responders
         self.requests = requests
         self.timings = timings
-        self.started_at = timings.began_at
+
+    def explain(self) -> None:
+        """Let those who asked hear how long they have waited."""
+        for responder, submit in zip(self.responders, self.batch.submits, strict=True):
+            if submit.request.parameters and wants_explanation(submit.request):
+                responder.explain(self.batch, self.timings.began_at)
+
+    def begins(self, now: float) -> None:
+        """Whatever was before it has ended: until now it has waited."""
+        self.timings.began_at = now
+        self.explain()
 
     def ended(self, ended: Ended) -> None:
         """What the executor calls, once."""
@@ -226,7 +236,9 @@ class Instance:
         self._slow = slow  # None: nobody looks
         self._teller = ResponseTeller(key, statistics)
         self._in_flight: dict[int, Responder] = {}
-        self._executing = 0  # batches; at most as many as it has grants to give
+        # The batches that its executor has, the one that it runs first; at most as many as it has
+        # grants to give.
+        self._executions: list[_Execution] = []
         self._token: trio.lowlevel.TrioToken  # of the event loop that it runs in
         self._draining = False
 
@@ -291,6 +303,11 @@ class Instance:
         return len(self._execute)
 
     @property
+    def ahead(self) -> int:
+        """Requests that it was given ahead of time, and that still wait for others to end."""
+        return sum(len(execution.responders) for execution in self._executions[1:])
+
+    @property
     def in_flight(self) -> int:
         """How many requests it has and has not answered."""
         return len(self._in_flight)
@@ -304,7 +321,7 @@ class Instance:
                 self._begin(message)
             else:
                 self._draining = True
-        if self._draining and not self._executing:
+        if self._draining and not self._executions:
             self._mailbox.leave()
         return math.inf
 
@@ -342,16 +359,19 @@ class Instance:
     def _begin(self, batch: Execute) -> None:
         timings = Timings(began_at=trio.current_time())
         responders, requests = self._open(batch, timings)
-        for place, submit in enumerate(batch.submits):
-            if submit.request.parameters and wants_explanation(submit.request):
-                responders[place].explain(batch, timings.began_at)
-        self._executing += 1
         execution = _Execution(self, batch, responders, requests, timings)
+        execution.explain()
+        self._executions.append(execution)
         self._executor.begin(requests, timings, execution.ended)
 
     def finish(self, execution: _Execution, ended: Ended) -> None:
         """Count an execution, answer its callers, take the next one."""
-        self._executing -= 1
+        executions = self._executions
+        was_first = executions[0] is execution
+        executions.remove(execution)
+        # A device that overlaps batches has begun the next one long since.
+        if was_first and executions and not self._executor.on_device:
+            executions[0].begins(trio.current_time())
         batch, responders, requests = execution.batch, execution.responders, execution.requests
         outcomes: Sequence[Outcome | None]
         outcomes = [ended] * len(requests) if isinstance(ended, ServerError) else ended
@@ -359,7 +379,7 @@ class Instance:
         if len(requests) > len(responders):
             outcomes = _without_padding(requests, outcomes)
         # Before the replies: whoever asks for statistics after its answer finds itself counted.
-        self._report(batch, outcomes, execution.timings, execution.started_at)
+        self._report(batch, outcomes, execution.timings)
         for responder, outcome in zip(responders, outcomes, strict=True):
             if outcome is not None:  # else its responses go, or went, through the responder
                 responder.deliver_nowait(outcome)
@@ -392,9 +412,8 @@ class Instance:
         batch: Execute,
         outcomes: Sequence[InferResponse | ServerError | None],
         timings: Timings,
-        started_at: float,
     ) -> None:
-        now = trio.current_time()
+        now, started_at = trio.current_time(), timings.began_at
         queued: list[float] = []
         lasted: list[float] = []
         failed: list[float] = []

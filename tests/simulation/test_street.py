@@ -71,6 +71,29 @@ def test_a_full_batch_does_not_wait() -> None:
     assert trace.batches() == [(0.0, 8)]
 
 
+def test_a_batch_handed_over_ahead_of_time_waits_until_the_one_before_has_ended() -> None:
+    pending: list[int] = []
+    counted: list[dict[str, int]] = []
+
+    async def scenario(world: World) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(world.infer, "m")
+            await settle()
+            (serving,) = world.core.index.value.serving()
+            pending.append(serving.pending())
+        answer = await world.core.control_plane.model_statistics("m", "")
+        row = cast("Any", answer)["model_stats"][0]["inference_stats"]
+        counted.append({name: row[name]["ns"] for name in ("queue", "success")})
+
+    one = SimulatedModel(PLAIN, latency=lambda _: 1.0, depth=8)
+    World({"m": one}).run(scenario)
+
+    assert pending == [2]
+    # The second waits for a second, the third for two; each is executed for one.
+    assert counted == [{"queue": 3_000_000_000, "success": 6_000_000_000}]
+
+
 def test_the_default_scheduler_never_batches() -> None:
     async def scenario(world: World) -> None:
         async with trio.open_nursery() as nursery:
