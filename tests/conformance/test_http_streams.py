@@ -202,23 +202,21 @@ def test_case_30_a_client_that_goes_is_noticed_by_the_model(
 def test_case_30_a_client_that_goes_frees_its_place_in_the_queue(
     rest: Rest, http_server: Any, http_notes: Path
 ) -> None:
-    metrics = Rest(http_server.metrics)
-    with connect(rest.address) as holder:
+    with contextlib.closing(Rest(http_server.metrics)) as metrics, connect(rest.address) as holder:
         holder.sendall(patient("holder", 10.0))
         wait_for((http_notes / "began holder").exists)
         with connect(rest.address) as ahead, connect(rest.address) as queued:
-            # The worker takes one batch in advance; the other one waits in the queue.
+            # The worker is given one batch in advance, which waits there; the other in the queue.
             ahead.sendall(patient("ahead", 0.0))
-            wait_for(lambda: pending(metrics, "patient") == 0)
-            queued.sendall(patient("queued", 0.0))
             wait_for(lambda: pending(metrics, "patient") == 1)
+            queued.sendall(patient("queued", 0.0))
+            wait_for(lambda: pending(metrics, "patient") == 2)
             queued.close()
-            wait_for(lambda: pending(metrics, "patient") == 0)
+            wait_for(lambda: pending(metrics, "patient") == 1)
             assert not (http_notes / "ended holder").exists()
             holder.close()
             assert ahead.recv(15) == b"HTTP/1.1 200 OK"
     assert not (http_notes / "began queued").exists()
-    metrics.close()
 
 
 def test_a_client_that_leaves_a_stream_is_noticed_by_the_model(
