@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ CYCLES = 10
 # The first few bring the zygote and the lazy imports.
 WARM_UP = 6
 TOLERANCE_MIB = 1.5
+PATIENCE_SECONDS = 30.0
 
 
 @pytest.mark.parametrize(("model", "processes"), [("add_sub", 2), ("simple", 1)])
@@ -35,9 +37,11 @@ def test_nothing_is_left_of_models_that_were_unloaded(
         before = held(pid)
         for _ in range(CYCLES):
             cycle(server.http, pid, model, processes)
-        after = held(pid)
-
-    assert after.more_than(before, TOLERANCE_MIB) == []
+        # A thread that has nothing to do is kept for ten seconds, in case there is more.
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while left := held(pid).more_than(before, TOLERANCE_MIB):
+            assert time.monotonic() < give_up_at, left
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("clients", [1, 4])
