@@ -101,7 +101,7 @@ class Crew:
     @property
     def in_flight(self) -> int:
         """How many requests its instances have and have not answered."""
-        return sum(recruit.instance.in_flight for recruit in self._alive.values())
+        return sum(recruit.instance.executing for recruit in self._alive.values())
 
     async def start(self, street: trio.Nursery) -> None:
         """Load every instance; their tasks go on in `street`. Raises what loading raises."""

@@ -54,7 +54,6 @@ class SlowTeller:
         batch: Execute,
         outcomes: Sequence[InferResponse | ServerError | None],
         timings: Timings,
-        started_at: float,
         instance: str,
     ) -> None:
         """One execution has ended now."""
@@ -65,7 +64,7 @@ class SlowTeller:
                     submit,
                     outcome,
                     timings,
-                    started_at,
+                    timings.began_at,
                     instance=instance,
                     batch_size=batch.batch_size,
                     request_count=len(batch.submits),

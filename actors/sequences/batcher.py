@@ -27,8 +27,6 @@ from actors.messages import (
     ForgetInstance,
     Grant,
     Released,
-    Reply,
-    RequestsRefused,
     RetireInstance,
     Slots,
     Submit,
@@ -47,6 +45,7 @@ from actors.policy.sequencing import (
     WarnOfConflict,
 )
 from actors.street.instance import Instance, let_end
+from actors.street.refusals import Refusals, answer
 from protocol.status import (
     ServerError,
     cancelled,
@@ -135,15 +134,13 @@ class SequenceBatcher:
         self._door = door
         self._instances = dict(enumerate(instances))  # those that end still run requests
         self._execute = dict(enumerate(execute))  # of those that take more
-        self._statistics = statistics
+        self._refusals = Refusals(key, statistics, slow)
         self._ceiling = ceiling
         self._ordering = ordering
         self._limiter = limiter
-        self._slow = slow  # None: nobody looks
         self._asked: set[int] = set()  # instances that the limiter knows we could use
         self._cancelled: set[int] = set()  # that may still stand in the door
         self._draining = False
-        self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until told to drain and everything accepted has been dispatched for good.
@@ -207,8 +204,7 @@ class SequenceBatcher:
         quiet = not (self._draining or policy.pending or len(self._door))
         self._grants.hush(quiet and self._limiter is None)
         self._released.hush(quiet and not self._reschedules)
-        if self._refused:
-            self._tell_statistics()
+        self._refusals.tell()
         if self._draining and policy.is_idle:
             self._mailbox.leave()
         return policy.next_wake
@@ -270,7 +266,7 @@ class SequenceBatcher:
         refused = self._policy.submit(ticket, now)
         if refused is not None:
             error = refusal(refused.cause, self._key[0], request.correlation_id)
-            self._answer(submit, error)
+            answer(submit, error)
 
     def _dispatch(self, action: DispatchSlots) -> None:
         if self._ordering is not None:
@@ -324,23 +320,8 @@ class SequenceBatcher:
     ) -> None:
         """Answer a request that had been let in; unlike one refused at the door, it is counted."""
         reason = _REASONS.get(cause, "OTHER")
-        self._refused.setdefault(reason, []).append(now - submit.submitted_at)
         error = refusal(cause, self._key[0], correlation_id)
-        if self._slow is not None:
-            self._slow.look_at_refused(submit, error, cause.value)
-        self._answer(submit, error)
-
-    def _tell_statistics(self) -> None:
-        for reason, seconds in self._refused.items():
-            # Owed, because it can wait for room no better than whoever is served in turns.
-            self._statistics.send_owed(RequestsRefused(self._key, reason, seconds))
-        self._refused.clear()
-
-    def _answer(self, submit: Submit, error: ServerError) -> None:
-        try:
-            submit.reply.send_owed(Reply(submit.number, error, final=True))
-        except trio.BrokenResourceError:
-            return  # the caller has gone
+        self._refusals.refuse(submit, error, reason=reason, cause=cause.value, now=now)
 
     def _leave(self, now: float) -> None:
         """Answer whoever is still at the door or, after a crash, in a slot; let instances end."""
@@ -348,9 +329,9 @@ class SequenceBatcher:
             self._policy.released(released.number, now, rescheduled=released.rescheduled)
         stopping = refusal(SequenceRefusal.STOPPING, self._key[0])
         for submit in self._door.drain():
-            self._answer(submit, stopping)
+            answer(submit, stopping)
         for ticket in self._policy.abandon():
-            self._answer(_submit(ticket), stopping)
+            answer(_submit(ticket), stopping)
         for message in self._control.drain():
             if isinstance(message, AddInstance):
                 let_end(message.execute)

@@ -30,6 +30,7 @@ from actors.metrics.late_responses import LateResponses, ResponseTeller
 from actors.metrics.slow_requests import SlowTeller
 from actors.street.executor import Ended, Executor
 from actors.street.explanation import explanation, wants_explanation
+from actors.street.refusals import answer
 from actors.street.response_lane import OPENING, ResponseLane
 from protocol.inference import InferResponse, ParameterValue
 from protocol.status import ServerError, StatusCode, internal
@@ -267,8 +268,7 @@ class Instance:
         """Answer for a batch that this instance, having ended, does not run."""
         error = self._has_ended()
         for submit in batch.submits:
-            with contextlib.suppress(trio.BrokenResourceError):  # the caller has gone
-                submit.reply.send_owed(Reply(submit.number, error, final=True))
+            answer(submit, error)
 
     def close(self) -> None:
         """Take no more batches; after a crash there may be one that nobody has begun."""
@@ -306,11 +306,6 @@ class Instance:
     def ahead(self) -> int:
         """Requests that it was given ahead of time, and that still wait for others to end."""
         return sum(len(execution.responders) for execution in self._executions[1:])
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests it has and has not answered."""
-        return len(self._in_flight)
 
     async def is_ready(self) -> bool:
         return await self._executor.is_ready()
@@ -443,7 +438,7 @@ class Instance:
             cancelled,
         )
         if self._slow is not None:
-            self._slow.look(batch, outcomes, timings, started_at, self.name)
+            self._slow.look(batch, outcomes, timings, self.name)
         # Owed, because it can wait for room no better than whoever is served in turns.
         with contextlib.suppress(trio.BrokenResourceError):  # the server is being cut off
             self._statistics.send_owed(executed)

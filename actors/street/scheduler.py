@@ -26,8 +26,6 @@ from actors.messages import (
     Fact,
     ForgetInstance,
     Grant,
-    Reply,
-    RequestsRefused,
     RetireInstance,
     Submit,
     VersionKey,
@@ -37,6 +35,7 @@ from actors.metrics.waiting import with_doors
 from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
 from actors.policy.queueing import Ticket, Waiting
 from actors.street.instance import Instance, let_end
+from actors.street.refusals import Refusals, answer
 from actors.turns import current_turns
 from protocol.status import (
     ServerError,
@@ -97,7 +96,6 @@ class Scheduler:
         limiter: LimiterSeat | None = None,
         slow: SlowTeller | None = None,
     ) -> None:
-        self._key = key
         self._policy = policy
         self._mailbox = mailbox
         self._control = control
@@ -105,15 +103,13 @@ class Scheduler:
         self._doors = doors
         self._instances = dict(enumerate(instances))  # those that end still run requests
         self._execute = dict(enumerate(execute))  # of those that take more
-        self._statistics = statistics
+        self._refusals = Refusals(key, statistics, slow)
         self._has_levels = has_levels
         self._ceiling = ceiling
         self._ordering = ordering
         self._limiter = limiter
-        self._slow = slow  # None: nobody looks
         self._asked = 0  # grants that the limiter knows we could use, and has not given
         self._draining = False
-        self._refused: dict[str, list[float]] = {}  # by reason, not yet told to Statistics
         # Cancelled requests that may still stand in a door; at most MAX_CANCELLED_AT_DOORS.
         self._cancelled: dict[int, None] = {}
 
@@ -171,8 +167,7 @@ class Scheduler:
         else:
             # Without a request there is nothing that a grant could be used for.
             self._grants.hush(not is_behind and not policy.pending)
-        if self._refused:
-            self._tell_statistics()
+        self._refusals.tell()
         if self._draining and not policy.pending:
             self._mailbox.leave()
         return policy.next_wake
@@ -233,7 +228,7 @@ class Scheduler:
             refused = self._policy.submit(ticket, now)
             if refused is not None:
                 current_turns().refused += 1
-                self._answer(submit, refusal(refused.cause, request.id))
+                answer(submit, refusal(refused.cause, request.id))
 
     def _room(self, door: Door[Submit], waiting: int) -> int:
         """How many of those that wait at a door can be queued, or more."""
@@ -270,32 +265,17 @@ class Scheduler:
     def _refuse(self, submit: Submit, cause: RefusalCause, now: float) -> None:
         """Answer a request that was queued; unlike one refused at the door, it is counted."""
         reason = "CANCELED" if cause is RefusalCause.CANCELLED else "REJECTED"
-        self._refused.setdefault(reason, []).append(now - submit.submitted_at)
         error = refusal(cause, submit.request.id)
-        if self._slow is not None:
-            self._slow.look_at_refused(submit, error, cause.value)
-        self._answer(submit, error)
-
-    def _tell_statistics(self) -> None:
-        for reason, seconds in self._refused.items():
-            # Owed, because it can wait for room no better than whoever is served in turns.
-            self._statistics.send_owed(RequestsRefused(self._key, reason, seconds))
-        self._refused.clear()
-
-    def _answer(self, submit: Submit, error: ServerError) -> None:
-        try:
-            submit.reply.send_owed(Reply(submit.number, error, final=True))
-        except trio.BrokenResourceError:
-            return  # the caller has gone
+        self._refusals.refuse(submit, error, reason=reason, cause=cause.value, now=now)
 
     def _leave(self, now: float) -> None:
         """Answer whoever is still at a door or, after a crash, in the queue; let instances end."""
         for door in self._doors:
             for submit in door.drain():
-                self._answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+                answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
         for ticket in self._policy.abandon():
             submit = _submit(ticket)
-            self._answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+            answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
         for message in self._control.drain():
             if isinstance(message, AddInstance):
                 let_end(message.execute)
