@@ -1,7 +1,7 @@
 """Whether the event loop has anything to do: what trio knows and does not say.
 
 The one place in `actors/` that touches trio's private names, for which trio's minor version is
-pinned; `tests/actors/test_loop_view.py` checks that they still mean what they are taken for.
+pinned; `tests/actors/test_readiness.py` checks that they still mean what they are taken for.
 """
 
 from __future__ import annotations

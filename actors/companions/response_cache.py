@@ -33,11 +33,11 @@ from actors.messages import (
     VersionKey,
 )
 from actors.policy.caching import ResponseCache, Role, cache_key, insertion_failure
+from actors.street.answers import answer, answer_error
 from actors.street.calls import closed
 from actors.street.explanation import explanation, wants_explanation
 from protocol.inference import InferResponse
 from protocol.status import ServerError, cancelled, deadline_exceeded
-from repo.backends.base import Timings
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class ResponseCacheActor:
         """The version has ended: whoever still comes hears that it is closed."""
         for door in version.doors:
             for submit in door.drain():
-                _answer(submit, closed(submit.request))
+                answer_error(submit, closed(submit.request))
             self._mailbox.remove(door)
         self._mailbox.remove(version.control)
         del self._versions[version]
@@ -152,7 +152,7 @@ class ResponseCacheActor:
     def _look_up(self, version: CachedVersion, door: int, submit: Submit) -> None:
         began_at = trio.current_time()
         if submit.deadline_at <= began_at:
-            _answer(submit, deadline_exceeded())  # too late already, as a scheduler would say
+            answer_error(submit, deadline_exceeded())  # too late already, as a scheduler would say
             return
         name, number = version.key
         request = submit.request
@@ -188,7 +188,8 @@ class ResponseCacheActor:
 
     def _on_reply(self, reply: Reply) -> None:
         caller = self._leaders.pop(reply.number)
-        _answer(caller.submit, reply.outcome, reply.timings)
+        number, timings = caller.submit.number, reply.timings
+        answer(caller.submit, Reply(number, reply.outcome, True, timings))
         if not isinstance(reply.outcome, InferResponse):
             # A failure is never stored, and is its leader's own: the next one tries for itself.
             promoted = self._policy.fail(caller.key) if caller.coalesces else None
@@ -233,7 +234,7 @@ class ResponseCacheActor:
                 now - submit.submitted_at,
             )
         )
-        _answer(submit, copy)
+        answer(submit, Reply(submit.number, copy, final=True))
 
     def _cancel(self, version: CachedVersion, cancel: CancelRequest) -> None:
         """Drop the request wherever it is: here, passed on, or still in its door."""
@@ -251,7 +252,7 @@ class ResponseCacheActor:
             if submit is not None:
                 waited = trio.current_time() - submit.submitted_at
                 self._facts.append(RequestsRefused(version.key, "CANCELED", [waited]))
-                _answer(submit, cancelled())
+                answer_error(submit, cancelled())
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -265,7 +266,7 @@ class ResponseCacheActor:
         self._facts.append(RequestsRefused(follower.version.key, reason, [waited]))
         self._policy.leave(follower.key, follower)
         del self._followers[follower.submit.number]
-        _answer(follower.submit, error)
+        answer_error(follower.submit, error)
 
     def _tell_statistics(self) -> None:
         while self._facts:
@@ -275,12 +276,3 @@ class ResponseCacheActor:
                 self._statistics.ring_when_room(self._mailbox)
                 return
             self._facts.popleft()
-
-
-def _answer(
-    submit: Submit, outcome: InferResponse | ServerError | None, timings: Timings | None = None
-) -> None:
-    try:
-        submit.reply.send_owed(Reply(submit.number, outcome, True, timings))
-    except trio.BrokenResourceError:
-        return  # the caller has gone

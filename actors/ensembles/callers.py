@@ -25,6 +25,7 @@ from actors.messages import (
     VersionKey,
 )
 from actors.metrics.slow_requests import NO_STEP, SlowTeller
+from actors.street.answers import answer
 from protocol.inference import InferResponse, ParameterValue, Tensor
 from protocol.status import ServerError, StatusCode
 from repo.backends.base import Timings
@@ -126,11 +127,3 @@ class Callers:
             self._waits.for_caller(caller.submit, caller.unsent)
         except trio.BrokenResourceError:
             self._waits.caller_has_gone(reply.number)
-
-
-def answer(message: Submit, reply: Reply) -> None:
-    """Give a caller its final reply, if it is still there."""
-    try:
-        message.reply.send_owed(reply)
-    except trio.BrokenResourceError:
-        return

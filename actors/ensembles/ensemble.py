@@ -15,7 +15,7 @@ from typing import Final, cast
 import trio
 
 from actors.channels import Door, Mailbox
-from actors.ensembles.callers import Caller, Callers, answer
+from actors.ensembles.callers import Caller, Callers
 from actors.ensembles.members import Members
 from actors.ensembles.steps import Steps
 from actors.ensembles.waits import Waits
@@ -26,6 +26,7 @@ from actors.policy.alarms import Alarms
 from actors.policy.dataflow import Action, Dataflow, Finish, Flow, Respond, Start, StepCall, Stop
 from actors.policy.dataflow_graph import Graph
 from actors.policy.queueing import Waiting
+from actors.street.answers import answer_error
 from actors.street.calls import Calls, closed
 from actors.street.explanation import QUEUE_WAIT, wants_explanation
 from protocol.status import ServerError, deadline_exceeded, internal
@@ -146,7 +147,7 @@ class Ensemble:
     def _admit(self, door: Door[Submit], now: float) -> None:
         for message in door.drain(max(0, self._ceiling - len(self._under_way))):
             if self._draining:
-                answer(message, Reply(message.number, closed(message.request), final=True))
+                answer_error(message, closed(message.request))
             else:
                 self._begin(message, now)
 
@@ -227,9 +228,9 @@ class Ensemble:
         """Answer whoever is still at a door or, after a crash, under way."""
         for door in self._doors:
             for message in door.drain():
-                answer(message, Reply(message.number, closed(message.request), final=True))
+                answer_error(message, closed(message.request))
         self._steps.cancel_all()
-        for number, flow in self._under_way.items():
+        for flow in self._under_way.values():
             error = internal(f"ensemble '{self._key[0]}' has ended")
-            answer(cast("Caller", flow.work).submit, Reply(number, error, final=True))
+            answer_error(cast("Caller", flow.work).submit, error)
         self._mailbox.close()

@@ -32,6 +32,7 @@ from actors.http.reply_desk import ReplyDesk
 from actors.messages import Reply
 from actors.ports.inlets import Inlet
 from actors.ports.tls import HTTP1, HandshakeFailed, handshake
+from actors.street.answers import answer_error
 from actors.street.calls import submit, submit_nowait
 from actors.traces.tracing import FrontTrace
 from protocol.http1 import (
@@ -272,9 +273,7 @@ class HttpConnection:
         try:
             await submit(exchange.ticketed)
         except ServerError as error:
-            message = exchange.ticketed.submit
-            with contextlib.suppress(trio.BrokenResourceError):  # the client has left
-                message.reply.send_owed(Reply(message.number, error, final=True))
+            answer_error(exchange.ticketed.submit, error)
             return
         if self._exchange is not exchange:
             give_up(exchange)  # the client left while this stood in the door

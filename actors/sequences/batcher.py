@@ -44,8 +44,8 @@ from actors.policy.sequencing import (
     SequenceTicket,
     WarnOfConflict,
 )
+from actors.street.answers import Refusals, answer_error
 from actors.street.instance import Instance, let_end
-from actors.street.refusals import Refusals, answer
 from protocol.status import (
     ServerError,
     cancelled,
@@ -266,7 +266,7 @@ class SequenceBatcher:
         refused = self._policy.submit(ticket, now)
         if refused is not None:
             error = refusal(refused.cause, self._key[0], request.correlation_id)
-            answer(submit, error)
+            answer_error(submit, error)
 
     def _dispatch(self, action: DispatchSlots) -> None:
         if self._ordering is not None:
@@ -329,9 +329,9 @@ class SequenceBatcher:
             self._policy.released(released.number, now, rescheduled=released.rescheduled)
         stopping = refusal(SequenceRefusal.STOPPING, self._key[0])
         for submit in self._door.drain():
-            answer(submit, stopping)
+            answer_error(submit, stopping)
         for ticket in self._policy.abandon():
-            answer(_submit(ticket), stopping)
+            answer_error(_submit(ticket), stopping)
         for message in self._control.drain():
             if isinstance(message, AddInstance):
                 let_end(message.execute)

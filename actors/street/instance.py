@@ -28,9 +28,9 @@ from actors.messages import (
 )
 from actors.metrics.late_responses import LateResponses, ResponseTeller
 from actors.metrics.slow_requests import SlowTeller
+from actors.street.answers import answer_error
 from actors.street.executor import Ended, Executor
 from actors.street.explanation import explanation, wants_explanation
-from actors.street.refusals import answer
 from actors.street.response_lane import OPENING, ResponseLane
 from protocol.inference import InferResponse, ParameterValue
 from protocol.status import ServerError, StatusCode, internal
@@ -268,7 +268,7 @@ class Instance:
         """Answer for a batch that this instance, having ended, does not run."""
         error = self._has_ended()
         for submit in batch.submits:
-            answer(submit, error)
+            answer_error(submit, error)
 
     def close(self) -> None:
         """Take no more batches; after a crash there may be one that nobody has begun."""

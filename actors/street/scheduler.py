@@ -34,8 +34,8 @@ from actors.metrics.slow_requests import SlowTeller
 from actors.metrics.waiting import with_doors
 from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
 from actors.policy.queueing import Ticket, Waiting
+from actors.street.answers import Refusals, answer_error
 from actors.street.instance import Instance, let_end
-from actors.street.refusals import Refusals, answer
 from actors.turns import current_turns
 from protocol.status import (
     ServerError,
@@ -228,7 +228,7 @@ class Scheduler:
             refused = self._policy.submit(ticket, now)
             if refused is not None:
                 current_turns().refused += 1
-                answer(submit, refusal(refused.cause, request.id))
+                answer_error(submit, refusal(refused.cause, request.id))
 
     def _room(self, door: Door[Submit], waiting: int) -> int:
         """How many of those that wait at a door can be queued, or more."""
@@ -272,10 +272,10 @@ class Scheduler:
         """Answer whoever is still at a door or, after a crash, in the queue; let instances end."""
         for door in self._doors:
             for submit in door.drain():
-                answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+                answer_error(submit, refusal(RefusalCause.STOPPING, submit.request.id))
         for ticket in self._policy.abandon():
             submit = _submit(ticket)
-            answer(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+            answer_error(submit, refusal(RefusalCause.STOPPING, submit.request.id))
         for message in self._control.drain():
             if isinstance(message, AddInstance):
                 let_end(message.execute)

@@ -1,7 +1,7 @@
-"""Requests that are answered without being executed: who hears of it, and that it is counted.
+"""Final replies, and those of them that refuse what had been let in, which are counted.
 
-Owns what has been refused since Statistics last heard; whoever queues requests has one of these,
-and tells once per turn. It decides no refusal and words none.
+Owns what has been refused since Statistics last heard; whoever queues requests has `Refusals`, and
+tells once per turn. It decides no refusal and words none.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from actors.metrics.slow_requests import SlowTeller
 from protocol.status import ServerError
 
 
-def answer(submit: Submit, error: ServerError) -> None:
+def answer(submit: Submit, reply: Reply) -> None:
     """Give the caller its final reply, unless it has gone."""
     try:
-        submit.reply.send_owed(Reply(submit.number, error, final=True))
+        submit.reply.send_owed(reply)
     except trio.BrokenResourceError:
         return
+
+
+def answer_error(submit: Submit, error: ServerError) -> None:
+    """The same where the request was not executed."""
+    answer(submit, Reply(submit.number, error, final=True))
 
 
 class Refusals:
@@ -42,7 +47,7 @@ class Refusals:
         self._seconds.setdefault(reason, []).append(now - submit.submitted_at)
         if self._slow is not None:
             self._slow.look_at_refused(submit, error, cause)
-        answer(submit, error)
+        answer_error(submit, error)
 
     def tell(self) -> None:
         """Let Statistics hear of those since the last time, if there are any."""
