@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from actors.turns import Turns, current_turns
+from actors.turns import Line, Turns, current_turns
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Mailbox:
     """The receiving side: hear the bell, then drain the doors."""
 
     __slots__ = (
-        "_add", "_doors", "_failure", "_owner", "_rung", "_scope", "_turn", "_turns", "_wake_at",
+        "_doors", "_failure", "_line", "_owner", "_rung", "_scope", "_turn", "_turns", "_wake_at",
         "is_closed",
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ class Mailbox:
         self._doors: dict[object, Door[object]] = {}
         self._turn: Callable[[], float] | None = None  # while it is served
         self._turns: Turns
-        self._add: Callable[[Mailbox], None]  # to those of them who have been rung
+        self._line: Line  # where it waits for one of them
         # Of an owner that is served:
         self._scope: trio.CancelScope  # while it waits
         self._wake_at = math.inf  # when it has a turn though nobody rings
@@ -64,7 +64,7 @@ class Mailbox:
         if not self._rung:
             self._rung = True
             if self._turn is not None:
-                self._add(self)
+                self._turns.add(self, self._line)
             else:
                 self._wake()
 
@@ -78,10 +78,8 @@ class Mailbox:
             await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         self._rung = False
 
-    async def serve(self, turn: Callable[[], float], *, last: bool = False) -> None:
+    async def serve(self, turn: Callable[[], float], line: Line = Line.WORK) -> None:
         """Call `turn` once and at every ring from then on, until it calls `leave`.
-
-        Or, `last`, once nobody else is left who was rung.
 
         It returns the instant at which it wants to be called though nobody rings, or infinity; one
         that has moved further away is heard once at the old one, since moving it is not free. It
@@ -92,8 +90,8 @@ class Mailbox:
         self._turn = turn
         self._wake_at = math.inf
         self._rung = True
-        self._add = turns.add_last if last else turns.add
-        self._add(self)
+        self._line = line
+        turns.add(self, line)
         try:
             while self._turn is not None:
                 with trio.CancelScope(deadline=self._wake_at) as self._scope:

@@ -9,12 +9,17 @@ Whoever brings in something from outside, a reader of a socket, does so between 
 what that sets off then happens at the end of its own turn. Rings from anywhere else wake a task
 that settles. Turns never nest: an actor rung in another one's turn waits until that is over, and an
 actor's turn sees all that was said to it before.
+
+Of those that were rung, whoever hands out work goes before whoever sends answers to clients: an
+idle model waits for what it is given, and a batch's answers can be a millisecond's work to send.
+Where a model has more to go on with, it is its clients who wait, and answers go first.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Final, Protocol
 
 import trio
@@ -24,6 +29,14 @@ from actors.fine_timer import FineTimer
 # Turns between two looks at the rest of the event loop: more than one burst of requests sets off,
 # and few enough that actors who ring each other without end would not stop the loop.
 TURNS_AT_ONCE: Final = 256
+
+
+class Line(IntEnum):
+    """Where an actor that was rung waits; the first has its turns first, but see `models_busy`."""
+
+    WORK = 0  # what lies between a request and a model
+    ANSWERS = 1  # what lies between a model and a client
+    FACTS = 2  # who only counts
 
 
 class Rung(Protocol):
@@ -36,34 +49,28 @@ class Rung(Protocol):
 class Turns:
     """See the module's docstring.
 
-    Whoever was added to come last has its turn when nobody else is left who was rung.
-
-    `choose(n)`, a number below n, picks who of n is next, so that simulations can try every order;
-    without it that is who was rung first.
+    `choose(n)`, a number below n, picks who of a line's n is next, so that simulations can try
+    every order; without it that is who was rung first.
     """
 
-    __slots__ = ("_choose", "_held", "_last", "_rung", "_sleeper", "_timer", "refused")
+    __slots__ = ("_choose", "_held", "_lines", "_sleeper", "_timer", "models_busy", "refused")
 
     def __init__(
         self, choose: Callable[[int], int] | None = None, timer: FineTimer | None = None
     ) -> None:
-        self._rung: deque[Rung] = deque()  # each at most once
-        self._last: deque[Rung] = deque()  # likewise, and after all of those
+        # By `Line`: those that were rung, each at most once.
+        self._lines: tuple[deque[Rung], deque[Rung], deque[Rung]] = deque(), deque(), deque()
         self._choose = choose
         self._timer = timer
         self.refused = 0  # requests, so far, for want of room: who reads sees when to read less
+        # An instance that has answered has more to run; until all answers have left.
+        self.models_busy = False
         self._held = False  # somebody has promised to settle
         self._sleeper: trio.lowlevel.Task | None = None  # while it waits to settle
 
-    def add(self, actor: Rung) -> None:
+    def add(self, actor: Rung, line: Line) -> None:
         """The actor has been rung, and was not waiting for its turn already."""
-        self._rung.append(actor)
-        if not self._held:
-            self._wake()
-
-    def add_last(self, actor: Rung) -> None:
-        """As `add`, for an actor that lets all others go first."""
-        self._last.append(actor)
+        self._lines[line].append(actor)
         if not self._held:
             self._wake()
 
@@ -74,18 +81,27 @@ class Turns:
 
     def settle(self) -> None:
         """Let everybody who was rung have a turn, and those whom these ring, and so on."""
-        rung, last = self._rung, self._last
+        work, answers, facts = self._lines
         self._held = True
         for _ in range(TURNS_AT_ONCE):
-            line = rung or last
+            if not answers:
+                self.models_busy = False
+            line = (answers if self.models_busy else work) or answers or facts
             if not line:
                 break
-            if self._choose is not None:
-                line.rotate(-self._choose(len(line)))
-            line.popleft().take_turn()
+            self._next(line)
+        else:
+            # There may be no end of work: it must not keep the answers from leaving.
+            for _ in range(len(answers)):
+                self._next(answers)
         self._held = False
-        if rung or last:
+        if work or answers or facts:
             self._wake()
+
+    def _next(self, line: deque[Rung]) -> None:
+        if self._choose is not None:
+            line.rotate(-self._choose(len(line)))
+        line.popleft().take_turn()
 
     def wake_at(self, at: float) -> None:
         """Somebody has asked trio to be woken at this instant: see that it is not much later."""
@@ -100,7 +116,7 @@ class Turns:
     async def settle_when_rung(self) -> None:
         """Settle for whoever rings and does not, until cancelled."""
         while True:
-            if self._rung or self._last:
+            if any(self._lines):
                 await trio.lowlevel.checkpoint()
             else:
                 self._sleeper = trio.lowlevel.current_task()

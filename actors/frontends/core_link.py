@@ -29,6 +29,7 @@ from actors.lifecycle.model_index import ServingVersion
 from actors.messages import Reply, Submit
 from actors.street.calls import Calls, Ticketed, cancel, closed, in_line, submit
 from actors.traces.tracing import WITHIN, FrontTrace
+from actors.turns import Line
 from protocol.inference import InferRequest, InferResponse, SequenceFlag, Tensor
 from protocol.status import ServerError, cancelled, unavailable
 from repo.backends.python.layout import WireError
@@ -114,7 +115,7 @@ class CoreLink:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._end.run, self._take, self._settle)
                 self._nursery.start_soon(self._end.run_writer)
-                await self._mailbox.serve(self._turn)
+                await self._mailbox.serve(self._turn, Line.ANSWERS)
         except* PeerGone:
             pass
         finally:

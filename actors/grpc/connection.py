@@ -28,6 +28,7 @@ from actors.ports.sockets import FIRST_READ_BYTES, Buffer, next_read_bytes, send
 from actors.ports.tls import HTTP2, HandshakeFailed, handshake
 from actors.street.calls import Calls
 from actors.traces.tracing import Received
+from actors.turns import Line
 from protocol.grpc_compression import IDENTITY, decompress
 from protocol.grpc_service import (
     MODEL_INFER,
@@ -109,7 +110,7 @@ class GrpcConnection:
                 self._is_met = True
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._inlet.run, self)
-                    await self._mailbox.serve(self._turn)
+                    await self._mailbox.serve(self._turn, Line.ANSWERS)
                     self._nursery.cancel_scope.cancel()
         except HandshakeFailed as error:
             log.debug("%s", error)

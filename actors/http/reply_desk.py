@@ -14,6 +14,7 @@ import trio
 
 from actors.channels import Door, Mailbox
 from actors.messages import Reply
+from actors.turns import Line
 
 # Replies that have come and not been taken. A model whose responses do not come with its batch
 # waits for room beyond this; a final response always has some.
@@ -41,7 +42,7 @@ class ReplyDesk:
     async def run(self) -> None:
         """Hand out replies, until cancelled."""
         try:
-            await self._mailbox.serve(self._turn)
+            await self._mailbox.serve(self._turn, Line.ANSWERS)
         finally:
             self._mailbox.close()
 

@@ -35,6 +35,7 @@ from actors.metrics.counters import (
 )
 from actors.metrics.latencies import VersionLatencies
 from actors.settings.metrics_settings import MetricsSettings
+from actors.turns import Line
 from protocol.metrics_families import FIRST_RESPONSE_BUCKETS_MS
 
 _NS = 1_000_000_000
@@ -71,7 +72,7 @@ class Statistics:
         """Count until cancelled."""
         task_status.started()
         try:
-            await self._mailbox.serve(self._turn, last=True)
+            await self._mailbox.serve(self._turn, Line.FACTS)
         finally:
             self._mailbox.close()
 

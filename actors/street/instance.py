@@ -32,6 +32,7 @@ from actors.street.answers import answer_error
 from actors.street.executor import Ended, Executor
 from actors.street.explanation import explanation, wants_explanation
 from actors.street.response_lane import OPENING, ResponseLane
+from actors.turns import current_turns
 from protocol.inference import InferResponse, ParameterValue
 from protocol.status import ServerError, StatusCode, internal
 from repo.backends.base import ExecuteRequest, Outcome, Timings
@@ -367,6 +368,8 @@ class Instance:
         # A device that overlaps batches has begun the next one long since.
         if was_first and executions and not self._executor.on_device:
             executions[0].begins(trio.current_time())
+        if executions:
+            current_turns().models_busy = True  # it waits for nobody, its callers do
         batch, responders, requests = execution.batch, execution.responders, execution.requests
         outcomes: Sequence[Outcome | None]
         outcomes = [ended] * len(requests) if isinstance(ended, ServerError) else ended

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
@@ -10,7 +9,7 @@ import trio
 import trio.testing
 
 from actors.channels import Door, Mailbox
-from actors.turns import TURNS_AT_ONCE, current_turns, open_turns
+from actors.turns import TURNS_AT_ONCE, Line, current_turns, open_turns
 
 
 class Actor:
@@ -216,22 +215,60 @@ async def test_whoever_chooses_decides_who_is_next() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_whoever_comes_last_has_its_turn_after_those_that_are_rung_meanwhile() -> None:
+async def test_a_line_has_its_turns_when_those_before_it_are_empty() -> None:
     heard: list[str] = []
-    patient, first, second = (Actor(name, heard) for name in ("patient", "first", "second"))
-    first.tells = second
+    counts, answers, works, sets_up = (Actor(name, heard) for name in ("f", "a", "w", "s"))
+    sets_up.tells = works
     turns = current_turns()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(functools.partial(patient.mailbox.serve, patient.turn, last=True))
-        nursery.start_soon(first.run)
-        nursery.start_soon(second.run)
+        nursery.start_soon(counts.mailbox.serve, counts.turn, Line.FACTS)
+        nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
+        nursery.start_soon(works.run)
+        nursery.start_soon(sets_up.run)
         await trio.testing.wait_all_tasks_blocked()
         turns.hold()
-        patient.door.send_nowait("a")
-        first.door.send_nowait("b")
+        for actor in (counts, answers, sets_up):
+            actor.door.send_nowait("x")
         turns.settle()
-        assert heard == ["first:b", "second:b!", "patient:a"]
-        patient.door.send_nowait("c")  # and without anybody who settles
+        assert heard == ["s:x", "w:x!", "a:x", "f:x"]
+        counts.door.send_nowait("y")  # and without anybody who settles
         await trio.testing.wait_all_tasks_blocked()
-        assert heard[3:] == ["patient:c"]
+        assert heard[4:] == ["f:y"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_answers_go_first_while_models_have_more_to_run() -> None:
+    heard: list[str] = []
+    answers, works = Actor("answers", heard), Actor("works", heard)
+    turns = current_turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
+        nursery.start_soon(works.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for busy in (True, False):
+            turns.hold()
+            turns.models_busy = busy
+            for actor in (works, answers):
+                actor.door.send_nowait("x")
+            turns.settle()
+            assert not turns.models_busy, "it holds until the answers have left"
+        assert heard == ["answers:x", "works:x", "works:x", "answers:x"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_work_without_end_does_not_keep_answers_from_leaving() -> None:
+    heard: list[str] = []
+    ping, pong, answers = (Actor(name, heard) for name in ("ping", "pong", "answers"))
+    ping.tells, pong.tells = pong, ping
+    turns = current_turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
+        nursery.start_soon(ping.run)
+        nursery.start_soon(pong.run)
+        await trio.testing.wait_all_tasks_blocked()
+        turns.hold()
+        answers.door.send_nowait("x")
+        ping.door.send_nowait("x")
+        turns.settle()
+        assert heard[TURNS_AT_ONCE:] == ["answers:x"]
         nursery.cancel_scope.cancel()
