@@ -135,6 +135,11 @@ class Mailbox:
             self._owner = None
 
     @property
+    def is_up_to_date(self) -> bool:
+        """Whether its owner, who is served, has had its turn for everything until now."""
+        return not self._rung and trio.current_time() < self._wake_at
+
+    @property
     def doors(self) -> Iterable[Door[object]]:
         """Every door that was made and not removed."""
         return self._doors.values()
@@ -183,6 +188,7 @@ class Door(Generic[T]):
         "_messages",
         "_owed",
         "_parked",
+        "_shut",
         "_wisher",
         "capacity",
         "is_closed",
@@ -197,6 +203,7 @@ class Door(Generic[T]):
         self._high_water = patience
         self.capacity = capacity
         self.is_closed = False
+        self._shut = False
 
     def hush(self, hushed: bool) -> None:
         """Whether messages shall wait until something else wakes the owner, who alone says so."""
@@ -205,6 +212,18 @@ class Door(Generic[T]):
     @property
     def is_hushed(self) -> bool:
         return self._high_water >= self.capacity
+
+    def shut(self, shut: bool) -> None:
+        """Whether the owner, who alone says so, would turn away whatever comes now."""
+        self._shut = shut
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether a sender may as well turn around; what it puts in nevertheless is taken as ever.
+
+        Never while the owner has not heard of everything that might have made it open.
+        """
+        return self._shut and self._mailbox.is_up_to_date
 
     def send_nowait(self, message: T) -> None:
         """Put a message in. Raises `trio.WouldBlock` when full, BrokenResourceError when closed."""
@@ -339,6 +358,7 @@ class Door(Generic[T]):
     def close(self) -> None:
         """Refuse further messages; those inside are dropped. Only the mailbox's owner calls it."""
         self.is_closed = True
+        self._shut = False
         self._messages.clear()
         self._owed.clear()
         for parked in self._parked:

@@ -88,6 +88,10 @@ class Readiness:
             reader = readers.get(answers.popleft())
             if reader is not None:  # it may have ended meanwhile
                 reader()
+        if readable and pace.is_held_back:
+            # What the answers have made room for is given away before more is read, and refused.
+            turns.settle()
+            turns.hold()
         while readable and heard < pace.requests:
             descriptor = next(iter(readable))
             del readable[descriptor]

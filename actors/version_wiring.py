@@ -149,7 +149,7 @@ def wire_version(
         instances=crew.instances,
         execute=crew.execute,
         statistics=ports.facts,
-        has_levels=batching.priority_levels > 0,
+        levels=batching.priority_levels,
         ceiling=QUEUE_CEILING,
         ordering=ordering.seat if ordering else None,
         limiter=seat,

@@ -88,6 +88,9 @@ class SchedulingPolicy(Protocol):
     def surrender(self) -> list[int]:
         """Give back every unused grant, one entry each; the instances stay known."""
 
+    def has_room(self, level: int) -> bool:
+        """Whether one more ticket of a level, as `submit` has normalised it, would be queued."""
+
     def drain(self) -> None:
         """Refuse further tickets as STOPPING; those already queued still complete."""
 

@@ -111,9 +111,9 @@ class DynamicBatcher:
         if not 0 < ticket.level <= self._levels:
             ticket.level = self._default_level
         queue = self._queue.level(ticket.level)
-        if 0 < queue.limit <= len(queue):
+        if not queue.has_room:
             self._outbox = self.step(now)
-            if queue.limit <= len(queue):
+            if not queue.has_room:
                 return Refuse(ticket, RefusalCause.QUEUE_FULL)
         assert ticket.id not in self._tickets, "a ticket is submitted once"
         ticket.enqueued_at = now
@@ -149,6 +149,9 @@ class DynamicBatcher:
     def surrender(self) -> list[int]:
         self._scan_is_valid = False
         return self._grants.take_all()
+
+    def has_room(self, level: int) -> bool:
+        return self._queue.level(level).has_room
 
     def drain(self) -> None:
         """Refuse further tickets; those queued no longer wait for companions that cannot come."""

@@ -53,6 +53,9 @@ class DefaultScheduler:
     def surrender(self) -> list[int]:
         return self._grants.take_all()
 
+    def has_room(self, level: int) -> bool:
+        return True
+
     def drain(self) -> None:
         self._draining = True
 

@@ -149,6 +149,11 @@ class PolicyQueue:
     def __len__(self) -> int:
         return len(self.live) + len(self.delayed)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether its limit leaves room for one more."""
+        return not self.limit or len(self) < self.limit
+
     def waiting(self) -> Waiting:
         """Of a queue that is not empty. A delayed ticket may have come before every live one."""
         parts = (self.live, self.delayed)

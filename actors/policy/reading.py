@@ -27,6 +27,11 @@ class ReadingPace:
     def __init__(self) -> None:
         self.requests = MOST_REQUESTS
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether requests have been refused lately."""
+        return self.requests < MOST_REQUESTS
+
     def after(self, heard: int, refused: int) -> None:
         """A turn has ended in which so many requests were read, and so many refused.
 

@@ -17,6 +17,7 @@ from actors.channels import Door, Parked, Watch
 from actors.lifecycle.model_index import ModelIndex, ServingVersion
 from actors.messages import CancelRequest, Reply, Submit
 from actors.traces.tracing import FrontTrace, Received, TracedReplies, Tracing
+from actors.turns import current_turns
 from protocol.inference import InferRequest
 from protocol.status import ServerError, deadline_exceeded, request_prefix, unavailable
 
@@ -60,6 +61,8 @@ class Calls:
     ) -> Ticketed:
         """Admit `request` to the model. Raises ServerError when the model cannot take it.
 
+        That is also when its queue is known to be full, though whoever is traced asks the queue.
+
         `likeness`, unless None, is what it has in common with others (`RequestRules.admit_alike`).
         `received` says how a request came from outside, if any is traced. A request that another
         one caused carries the trace of that.
@@ -70,6 +73,10 @@ class Calls:
         else:
             admitted = rules.admit(request)
         level = serving.level_of(request.priority)
+        door = serving.door_of(level)
+        if door.is_shut and received is None and request.trace is None:
+            current_turns().refused += 1
+            raise queue_full(request)
         submit = Submit(
             next(self._numbers),
             request,
@@ -80,7 +87,6 @@ class Calls:
             trio.current_time(),
             reply,
         )
-        door = serving.door_of(level)
         if received is not None:
             submit, front = self.tracing.begin(submit, serving, received)
             return Ticketed(serving, door, submit, front=front)
@@ -130,7 +136,7 @@ async def submit(ticketed: Ticketed) -> None:
     if scope.cancelled_caught:
         if deadline_at <= patience_at:
             raise deadline_exceeded()
-        raise unavailable(f"{request_prefix(request.id)}Exceeds maximum queue size")
+        raise queue_full(request)
 
 
 def _leave_trace(ticketed: Ticketed) -> None:
@@ -145,6 +151,11 @@ def closed(request: InferRequest) -> ServerError:
         f"{request_prefix(request.id)}Server is stopping, scheduler for model has stopped "
         "accepting new inference requests"
     )
+
+
+def queue_full(request: InferRequest) -> ServerError:
+    """What a caller hears whose model has more requests waiting than it may."""
+    return unavailable(f"{request_prefix(request.id)}Exceeds maximum queue size")
 
 
 def cancel(serving: ServingVersion, number: int) -> None:

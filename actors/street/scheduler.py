@@ -90,7 +90,7 @@ class Scheduler:
         instances: Sequence[Instance],
         execute: Sequence[Door[Execute | Drain]],
         statistics: Door[Fact],
-        has_levels: bool,
+        levels: int,
         ceiling: int,
         ordering: OrderingSeat | None = None,
         limiter: LimiterSeat | None = None,
@@ -104,12 +104,13 @@ class Scheduler:
         self._instances = dict(enumerate(instances))  # those that end still run requests
         self._execute = dict(enumerate(execute))  # of those that take more
         self._refusals = Refusals(key, statistics, slow)
-        self._has_levels = has_levels
+        self._levels = levels  # of priority; 0: none
         self._ceiling = ceiling
         self._ordering = ordering
         self._limiter = limiter
         self._asked = 0  # grants that the limiter knows we could use, and has not given
         self._draining = False
+        self._shut: dict[Door[Submit], int] = {}  # with the level whose queue is full behind it
         # Cancelled requests that may still stand in a door; at most MAX_CANCELLED_AT_DOORS.
         self._cancelled: dict[int, None] = {}
 
@@ -167,6 +168,8 @@ class Scheduler:
         else:
             # Without a request there is nothing that a grant could be used for.
             self._grants.hush(not is_behind and not policy.pending)
+        if self._shut:
+            self._open_doors()
         self._refusals.tell()
         if self._draining and not policy.pending:
             self._mailbox.leave()
@@ -229,13 +232,28 @@ class Scheduler:
             if refused is not None:
                 current_turns().refused += 1
                 answer_error(submit, refusal(refused.cause, request.id))
+                if refused.cause is RefusalCause.QUEUE_FULL:
+                    self._shut_door(door, ticket.level)
+
+    def _shut_door(self, door: Door[Submit], level: int) -> None:
+        """Have callers refuse what comes to a full queue, which costs them less than an answer."""
+        is_shared = door is self._doors[-1] and self._levels > len(self._doors)
+        if not is_shared:
+            door.shut(True)
+            self._shut[door] = level
+
+    def _open_doors(self) -> None:
+        for door, level in list(self._shut.items()):
+            if self._policy.has_room(level):
+                door.shut(False)
+                del self._shut[door]
 
     def _room(self, door: Door[Submit], waiting: int) -> int:
         """How many of those that wait at a door can be queued, or more."""
         if self._policy.pending + waiting <= self._ceiling:
             return waiting  # the usual case, without asking how the queue is made up
         number = self._doors.index(door)
-        level = number + 1 if self._has_levels else 0
+        level = number + 1 if self._levels else 0
         return max(0, self._ceiling - self._policy.pending_by_level.get(level, 0))
 
     def _dispatch(self, action: Dispatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -244,3 +245,43 @@ async def test_answers_are_read_before_what_a_flood_still_has_to_say() -> None:
             watched.forget(line.descriptor)
 
     assert order == ["answer", "one", "answer", "other", "answer"]
+
+
+@pytest.mark.parametrize("is_held_back", [False, True])
+async def test_room_that_answers_make_is_given_away_before_what_was_held_back_is_read(
+    is_held_back: bool,
+) -> None:
+    order: list[str] = []
+    mailbox = Mailbox()
+    grants: Door[bytes] = mailbox.door(1)
+
+    def give_away() -> float:
+        order.extend("given away" for _ in grants.drain())
+        return math.inf
+
+    with pipe() as client, pipe() as answers, trio.fail_after(PATIENCE_SECONDS):
+        watched = current_readiness()
+        if is_held_back:
+            watched.pace.after(MOST_REQUESTS, MOST_REQUESTS)
+
+        def read() -> int:
+            order.append("read")
+            return client.read()
+
+        def answer() -> int:
+            grants.send_nowait(os.read(answers.descriptor, 64))
+            return 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mailbox.serve, give_away)
+            nursery.start_soon(watched.attend, answers.descriptor, answer)
+            await wait_all_tasks_blocked()
+            for line in (client, answers):
+                line.write(b"x")
+            watched.watch(client.descriptor, read)
+            await client.heard_something.wait()
+            nursery.cancel_scope.cancel()
+        watched.forget(client.descriptor)
+    mailbox.close()
+
+    assert order == (["given away", "read"] if is_held_back else ["read", "given away"])

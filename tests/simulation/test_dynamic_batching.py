@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import trio
 import trio.testing
 
-from actors.messages import Drain
-from actors.policy.batching import RefusalCause
+from actors.messages import Drain, Submit
+from actors.policy.batching import DynamicBatcher, RefusalCause, Refuse
+from actors.policy.queueing import Ticket
 from protocol.inference import InferRequest, InferResponse, Tensor
 from repo.backends.base import ExecuteRequest, Outcome
 from repo.model_config import BatchingSettings, QueuePolicySettings
@@ -170,6 +172,35 @@ def test_36_a_refusal_at_the_door_of_a_full_queue_counts_nowhere() -> None:
     assert error is not None
     assert error.message == "[request id: b] Exceeds maximum queue size"
     assert schedule.counters.fail.count == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_36_callers_refuse_what_comes_to_a_full_queue_until_one_leaves_it(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    asked_the_queue: list[str] = []
+    submit = DynamicBatcher.submit
+
+    def noted(policy: DynamicBatcher, ticket: Ticket, now: float) -> Refuse | None:
+        asked_the_queue.append(cast("Submit", ticket.work).request.id)
+        return submit(policy, ticket, now)
+
+    monkeypatch.setattr(DynamicBatcher, "submit", noted)
+    levels = replace(LEVELS, level_policies={1: QueuePolicySettings(max_queue_size=1)})
+    schedule = Schedule(model_config(levels), duration=100).send(0, "x", level=2)
+    schedule.send(1, "a", level=1).send(2, "b", level=1).send(3, "c", level=1)
+    schedule.send(4, "other", level=2).send(5, "d", level=1)
+    schedule.cancel(6, "a").send(7, "e", level=1).send(8, "f", level=1).send(9, "g", level=1)
+    schedule.send(101, "h", level=1).play(seed)
+
+    full = RefusalCause.QUEUE_FULL
+    assert schedule.refused == [
+        *((2, "b", full), (3, "c", full), (5, "d", full)),
+        *((6, "a", RefusalCause.CANCELLED), (8, "f", full), (9, "g", full)),
+    ]
+    assert schedule.batches == [(0, "x"), (100, "e"), (200, "h"), (300, "other")]
+    assert asked_the_queue == ["x", "a", "b", "other", "e", "f", "h"]
+    assert schedule.counters.failures["REJECTED"] == 0
 
 
 def test_37_an_override_needs_a_default_timeout_to_shorten() -> None:
