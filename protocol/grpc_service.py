@@ -13,10 +13,11 @@ import binascii
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 from urllib.parse import quote, unquote
 
 import betterproto
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
@@ -35,6 +36,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 Request_co = TypeVar("Request_co", covariant=True)
 Reply_contra = TypeVar("Reply_contra", contravariant=True)
+Reply = TypeVar("Reply", bound=betterproto.Message)
 
 
 class Stream(Protocol[Request_co, Reply_contra]):
@@ -58,6 +60,22 @@ class Servable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class JsonReply:
+    """A reply told by the JSON that REST answers with, for protobuf to write.
+
+    The statistics of one model cost it 0.09 ms, where betterproto takes 1.35: long enough for
+    everybody else to notice, since clients ask for them in the middle of their load.
+    """
+
+    body: Mapping[str, object]
+
+
+def json_reply(reply_type: type[Reply], body: Mapping[str, object]) -> Reply:  # noqa: ARG001
+    """What a service that promises `reply_type` replies with; only `Route.encode` looks into it."""
+    return cast("Reply", JsonReply(body))
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One method of one service. `func` serves a whole call, reading and writing its stream."""
 
@@ -66,12 +84,13 @@ class Route:
     request_type: type[betterproto.Message]
     reply_type: type[betterproto.Message]
     func: Callable[[Stream[betterproto.Message, betterproto.Message]], Awaitable[None]]
-    wire_type: type[Message]  # what `request_type` is to protobuf
+    wire_request: type[Message]  # what `request_type` is to protobuf
+    wire_reply: type[Message]  # and `reply_type`
 
     def decode(self, data: bytes | bytearray | memoryview) -> betterproto.Message:
         """A request off the wire. Raises INTERNAL when the bytes are no such message."""
         try:
-            message = self.wire_type.FromString(bytes(data))
+            message = self.wire_request.FromString(bytes(data))
         except DecodeError:
             raise internal("Exception deserializing request!") from None
         # betterproto takes a message that was cut short for a whole one, and trips over groups;
@@ -79,7 +98,12 @@ class Route:
         message.DiscardUnknownFields()
         return self.request_type().parse(message.SerializeToString())
 
-    def encode(self, reply: betterproto.Message) -> bytes:
+    def encode(self, reply: betterproto.Message | JsonReply) -> bytes:
+        if isinstance(reply, JsonReply):
+            message = json_format.ParseDict(
+                dict(reply.body), self.wire_reply(), ignore_unknown_fields=True
+            )
+            return message.SerializeToString()
         assert isinstance(reply, self.reply_type), "a method replies with its own reply type"
         return bytes(reply)
 
@@ -103,6 +127,7 @@ def routes(services: Iterable[Servable]) -> dict[str, Route]:
                 handler.reply_type,
                 handler.func,
                 message_class(method.input_type.full_name),
+                message_class(method.output_type.full_name),
             )
     return table
 

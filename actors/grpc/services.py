@@ -12,7 +12,7 @@ from actors.control.bodies import Json
 from actors.control.control_plane import ControlPlane
 from actors.grpc import control as convert
 from protocol.grpc_reflection import Reflection, ReflectionAlpha
-from protocol.grpc_service import Servable
+from protocol.grpc_service import Servable, json_reply
 from protocol.proto.generated import inference as pb
 from protocol.proto.generated.grpc.health import v1 as health
 from protocol.restriction import Category
@@ -92,15 +92,11 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         return pb.ModelReadyResponse(ready=ready)
 
     async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        reply: pb.ServerMetadataResponse = pb.ServerMetadataResponse().from_dict(
-            self._control.server_metadata()
-        )
-        return reply
+        return json_reply(pb.ServerMetadataResponse, self._control.server_metadata())
 
     async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         metadata = self._control.model_metadata(request.name, request.version)
-        reply: pb.ModelMetadataResponse = pb.ModelMetadataResponse().from_dict(metadata)
-        return reply
+        return json_reply(pb.ModelMetadataResponse, metadata)
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         serving = self._control.model_config(request.name, request.version)
@@ -110,8 +106,7 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         self, request: pb.ModelStatisticsRequest
     ) -> pb.ModelStatisticsResponse:
         statistics = await self._control.model_statistics(request.name, request.version)
-        reply: pb.ModelStatisticsResponse = pb.ModelStatisticsResponse().from_dict(statistics)
-        return reply
+        return json_reply(pb.ModelStatisticsResponse, statistics)
 
     # --- repository --------------------------------------------------------------------------
 
@@ -121,8 +116,7 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         rows = await self._control.repository_index(
             request.repository_name, ready_only=request.ready
         )
-        reply: pb.RepositoryIndexResponse = pb.RepositoryIndexResponse().from_dict({"models": rows})
-        return reply
+        return json_reply(pb.RepositoryIndexResponse, {"models": rows})
 
     async def repository_model_load(
         self, request: pb.RepositoryModelLoadRequest
@@ -147,10 +141,7 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         self, request: pb.SystemSharedMemoryStatusRequest
     ) -> pb.SystemSharedMemoryStatusResponse:
         rows = self._control.system_memory_status(request.name)
-        reply: pb.SystemSharedMemoryStatusResponse = (
-            pb.SystemSharedMemoryStatusResponse().from_dict(_by_name(rows))
-        )
-        return reply
+        return json_reply(pb.SystemSharedMemoryStatusResponse, _by_name(rows))
 
     async def system_shared_memory_register(
         self, request: pb.SystemSharedMemoryRegisterRequest
@@ -170,10 +161,7 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         self, request: pb.CudaSharedMemoryStatusRequest
     ) -> pb.CudaSharedMemoryStatusResponse:
         rows = self._control.cuda_memory_status(request.name)
-        reply: pb.CudaSharedMemoryStatusResponse = pb.CudaSharedMemoryStatusResponse().from_dict(
-            _by_name(rows)
-        )
-        return reply
+        return json_reply(pb.CudaSharedMemoryStatusResponse, _by_name(rows))
 
     async def cuda_shared_memory_register(
         self, request: pb.CudaSharedMemoryRegisterRequest

@@ -32,6 +32,7 @@ from protocol.grpc_service import (
     decode_metadata,
     encode_message,
     encode_metadata,
+    json_reply,
     parse_timeout,
     routes,
     status_of,
@@ -138,6 +139,41 @@ def test_a_generated_stream_runs_on_trio() -> None:
     replies = call(MODEL_STREAM_INFER, *(inference.ModelInferRequest(id=name) for name in "abc"))
     assert replies == [inference.ModelStreamInferResponse(error_message=name) for name in "abc"]
     assert call(MODEL_STREAM_INFER) == []
+
+
+def test_a_reply_told_in_json_says_what_a_typed_one_says() -> None:
+    class Told(inference.GrpcInferenceServiceBase):
+        async def model_statistics(
+            self, request: inference.ModelStatisticsRequest
+        ) -> inference.ModelStatisticsResponse:
+            row = {
+                "name": request.name,
+                "inference_count": "18446744073709551615",
+                "last_inference": 7,
+                "inference_stats": {"success": {"count": "3", "ns": "4"}},
+                "batch_stats": [{"batch_size": "2", "compute_infer": {"count": "1"}}],
+                "only_over_rest": True,
+            }
+            return json_reply(inference.ModelStatisticsResponse, {"model_stats": [row]})
+
+    route = routes([Told()])["/inference.GRPCInferenceService/ModelStatistics"]
+    stream = MemoryStream([inference.ModelStatisticsRequest(name="m")])
+    typed: Stream[betterproto.Message, betterproto.Message] = stream
+    trio.run(route.func, typed)
+    (reply,) = stream.replies
+
+    timed = inference.StatisticDuration
+    assert route.reply_type().parse(route.encode(reply)) == inference.ModelStatisticsResponse(
+        [
+            inference.ModelStatistics(
+                name="m",
+                inference_count=2**64 - 1,
+                last_inference=7,
+                inference_stats=inference.InferStatistics(success=timed(3, 4)),
+                batch_stats=[inference.InferBatchStatistics(2, compute_infer=timed(count=1))],
+            )
+        ]
+    )
 
 
 def test_errors_of_a_service_reach_the_transport() -> None:
