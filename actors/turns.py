@@ -12,7 +12,8 @@ actor's turn sees all that was said to it before.
 
 Of those that were rung, whoever hands out work goes before whoever sends answers to clients: an
 idle model waits for what it is given, and a batch's answers can be a millisecond's work to send.
-Where a model has more to go on with, it is its clients who wait, and answers go first.
+Where a model has more to go on with, or answers in no time, it is its clients who wait, and answers
+go first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TURNS_AT_ONCE: Final = 256
 
 
 class Line(IntEnum):
-    """Where an actor that was rung waits; the first has its turns first, but see `models_busy`."""
+    """Where an actor that was rung waits: the first line goes first, but see `answers_first`."""
 
     WORK = 0  # what lies between a request and a model
     ANSWERS = 1  # what lies between a model and a client
@@ -53,7 +54,7 @@ class Turns:
     every order; without it that is who was rung first.
     """
 
-    __slots__ = ("_choose", "_held", "_lines", "_sleeper", "_timer", "models_busy", "refused")
+    __slots__ = ("_choose", "_held", "_lines", "_sleeper", "_timer", "answers_first", "refused")
 
     def __init__(
         self, choose: Callable[[int], int] | None = None, timer: FineTimer | None = None
@@ -63,8 +64,9 @@ class Turns:
         self._choose = choose
         self._timer = timer
         self.refused = 0  # requests, so far, for want of room: who reads sees when to read less
-        # An instance that has answered has more to run; until all answers have left.
-        self.models_busy = False
+        # An instance that has answered has more to run, or takes next to no time for it; until all
+        # answers have left.
+        self.answers_first = False
         self._held = False  # somebody has promised to settle
         self._sleeper: trio.lowlevel.Task | None = None  # while it waits to settle
 
@@ -85,8 +87,8 @@ class Turns:
         self._held = True
         for _ in range(TURNS_AT_ONCE):
             if not answers:
-                self.models_busy = False
-            line = (answers if self.models_busy else work) or answers or facts
+                self.answers_first = False
+            line = (answers if self.answers_first else work) or answers or facts
             if not line:
                 break
             self._next(line)

@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 # Why a batch is as it is that nobody asked for.
 WARM_UP: Final = "warmup"
+# An execution no longer than it takes to send a batch's answers: there, a batch that is put
+# together after them costs the model little, and is fuller by what they set off.
+BRIEF_SECONDS: Final = 0.25e-3
 # Responses of a warm-up that nobody has looked at yet.
 WARMUP_WINDOW: Final = 64
 
@@ -368,8 +371,11 @@ class Instance:
         # A device that overlaps batches has begun the next one long since.
         if was_first and executions and not self._executor.on_device:
             executions[0].begins(trio.current_time())
-        if executions:
-            current_turns().models_busy = True  # it waits for nobody, its callers do
+        timings = execution.timings
+        seconds = (timings.input_ns + timings.infer_ns + timings.output_ns) / 1e9
+        if executions or seconds < BRIEF_SECONDS:
+            # It waits for nobody, its callers do; or what comes of the answers is worth the wait.
+            current_turns().answers_first = True
         batch, responders, requests = execution.batch, execution.responders, execution.requests
         outcomes: Sequence[Outcome | None]
         outcomes = [ended] * len(requests) if isinstance(ended, ServerError) else ended
@@ -377,15 +383,13 @@ class Instance:
         if len(requests) > len(responders):
             outcomes = _without_padding(requests, outcomes)
         # Before the replies: whoever asks for statistics after its answer finds itself counted.
-        self._report(batch, outcomes, execution.timings)
+        self._report(batch, outcomes, timings)
         for responder, outcome in zip(responders, outcomes, strict=True):
             if outcome is not None:  # else its responses go, or went, through the responder
                 responder.deliver_nowait(outcome)
         if batch.closed_by != WARM_UP:
-            timings = execution.timings
-            busy_ns = timings.input_ns + timings.infer_ns + timings.output_ns
             failed = isinstance(ended, ServerError)
-            self._grants.executed(self.index, math.inf if failed else busy_ns / 1e9)
+            self._grants.executed(self.index, math.inf if failed else seconds)
         if self._draining:
             self._mailbox.ring()
 

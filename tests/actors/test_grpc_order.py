@@ -11,6 +11,7 @@ import trio
 from actors import version_wiring
 from actors.ports.sockets import Buffer, send_nowait
 from actors.street.executor import TaskExecutor
+from actors.street.instance import BRIEF_SECONDS
 from tests.actors.grpc_rig import IO, GrpcWorld, infer, model, run
 
 CALLS = 12
@@ -42,8 +43,12 @@ def test_a_burst_beyond_the_door_keeps_its_order(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_idle_model_begins_anew_before_its_answers_are_sent(
-    monkeypatch: pytest.MonkeyPatch, seed: int
+@pytest.mark.parametrize(
+    ("seconds", "order"),
+    [(0.25, ["begin", "send", "send"]), (BRIEF_SECONDS / 2, ["send", "begin", "send"])],
+)
+def test_an_idle_model_begins_anew_before_its_answers_are_sent_unless_it_is_quick(
+    monkeypatch: pytest.MonkeyPatch, seed: int, seconds: float, order: list[str]
 ) -> None:
     happened: list[str] = []
     begin_batch = TaskExecutor.begin
@@ -59,15 +64,15 @@ def test_an_idle_model_begins_anew_before_its_answers_are_sent(
     async def scenario(world: GrpcWorld) -> None:
         async with world.connect() as client:
             first = await client.unary(infer("m"))
-            await trio.sleep(0.1)  # of virtual time: it has begun
+            await trio.sleep(seconds / 3)  # of virtual time: it has begun
             others = [await client.unary(infer("m")) for _ in range(CALLS)]
-            await trio.sleep(0.1)
+            await trio.sleep(seconds / 3)
             monkeypatch.setattr("actors.grpc.connection.send_nowait", send)
             monkeypatch.setattr(TaskExecutor, "begin", begin)
             for call in (first, *others):
                 assert await call.over() == (0, "")
 
-    world = GrpcWorld({"m": model(IO + "max_batch_size: 16 dynamic_batching { }", seconds=0.25)})
+    world = GrpcWorld({"m": model(IO + "max_batch_size: 16 dynamic_batching { }", seconds=seconds)})
     run(world, scenario, seed=seed)
 
-    assert happened == ["begin", "send", "send"]
+    assert happened == order

@@ -245,13 +245,13 @@ async def test_answers_go_first_while_models_have_more_to_run() -> None:
         nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
         nursery.start_soon(works.run)
         await trio.testing.wait_all_tasks_blocked()
-        for busy in (True, False):
+        for answers_first in (True, False):
             turns.hold()
-            turns.models_busy = busy
+            turns.answers_first = answers_first
             for actor in (works, answers):
                 actor.door.send_nowait("x")
             turns.settle()
-            assert not turns.models_busy, "it holds until the answers have left"
+            assert not turns.answers_first, "it holds until the answers have left"
         assert heard == ["answers:x", "works:x", "works:x", "answers:x"]
         nursery.cancel_scope.cancel()
 
