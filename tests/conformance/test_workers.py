@@ -97,7 +97,9 @@ def test_a_killed_frontend_takes_only_its_own_connections_along(server: ServerPr
     for thread in threads:
         thread.join()
 
-    assert len(failures) <= len(threads)  # each may have had a connection to the victim
+    # Each may have had a connection to the victim, and made another one while it was dying: until
+    # its listening socket is closed the kernel still deals out connections to it.
+    assert len(failures) <= 2 * len(threads)
     server.wait_for("a frontend process ended with status -9; another one starts in 0.1 s")
     assert server.process.poll() is None
 
