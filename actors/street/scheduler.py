@@ -35,15 +35,11 @@ from actors.metrics.waiting import with_doors
 from actors.policy.actions import Dispatch, RefusalCause, Refuse, Report, SchedulingPolicy
 from actors.policy.queueing import Ticket, Waiting
 from actors.street.answers import Refusals, answer_error
+from actors.street.calls import closed, queue_full
 from actors.street.instance import Instance, let_end
 from actors.turns import current_turns
-from protocol.status import (
-    ServerError,
-    cancelled,
-    deadline_exceeded,
-    request_prefix,
-    unavailable,
-)
+from protocol.inference import InferRequest
+from protocol.status import ServerError, cancelled, deadline_exceeded, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +48,11 @@ log = logging.getLogger(__name__)
 MAX_CANCELLED_AT_DOORS: Final = 4096
 
 
-def refusal(cause: RefusalCause, request_id: str) -> ServerError:
+def refusal(cause: RefusalCause, request: InferRequest) -> ServerError:
     """The wire text of a refusal; the words are Triton's."""
     match cause:
         case RefusalCause.QUEUE_FULL:
-            return unavailable(f"{request_prefix(request_id)}Exceeds maximum queue size")
+            return queue_full(request)
         case RefusalCause.TIMEOUT:
             return unavailable("Request timeout expired")
         case RefusalCause.CANCELLED:
@@ -64,10 +60,7 @@ def refusal(cause: RefusalCause, request_id: str) -> ServerError:
         case RefusalCause.DEADLINE:
             return deadline_exceeded()
         case RefusalCause.STOPPING:
-            return unavailable(
-                f"{request_prefix(request_id)}Server is stopping, scheduler for model has stopped "
-                "accepting new inference requests"
-            )
+            return closed(request)
 
 
 def _submit(ticket: Ticket) -> Submit:
@@ -231,7 +224,7 @@ class Scheduler:
             refused = self._policy.submit(ticket, now)
             if refused is not None:
                 current_turns().refused += 1
-                answer_error(submit, refusal(refused.cause, request.id))
+                answer_error(submit, refusal(refused.cause, request))
                 if refused.cause is RefusalCause.QUEUE_FULL:
                     self._shut_door(door, ticket.level)
 
@@ -283,17 +276,17 @@ class Scheduler:
     def _refuse(self, submit: Submit, cause: RefusalCause, now: float) -> None:
         """Answer a request that was queued; unlike one refused at the door, it is counted."""
         reason = "CANCELED" if cause is RefusalCause.CANCELLED else "REJECTED"
-        error = refusal(cause, submit.request.id)
+        error = refusal(cause, submit.request)
         self._refusals.refuse(submit, error, reason=reason, cause=cause.value, now=now)
 
     def _leave(self, now: float) -> None:
         """Answer whoever is still at a door or, after a crash, in the queue; let instances end."""
         for door in self._doors:
             for submit in door.drain():
-                answer_error(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+                answer_error(submit, closed(submit.request))
         for ticket in self._policy.abandon():
             submit = _submit(ticket)
-            answer_error(submit, refusal(RefusalCause.STOPPING, submit.request.id))
+            answer_error(submit, closed(submit.request))
         for message in self._control.drain():
             if isinstance(message, AddInstance):
                 let_end(message.execute)
