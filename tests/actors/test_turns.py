@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -15,7 +17,8 @@ from actors.turns import TURNS_AT_ONCE, Line, current_turns, open_turns
 class Actor:
     """Writes down what it was told, and does what it was made to do with each message."""
 
-    def __init__(self, name: str, heard: list[str]) -> None:
+    def __init__(self, name: str, heard: list[str], line: Line = Line.WORK) -> None:
+        self.line = line
         self.mailbox = Mailbox()
         self.door: Door[str] = self.mailbox.door(8)
         self.name = name
@@ -35,7 +38,18 @@ class Actor:
         return self.wake_at
 
     async def run(self) -> None:
-        await self.mailbox.serve(self.turn)
+        await self.mailbox.serve(self.turn, self.line)
+
+
+@asynccontextmanager
+async def serving(*actors: Actor) -> AsyncIterator[None]:
+    """Every actor has had its first turn, and none of them ends by itself."""
+    async with trio.open_nursery() as nursery:
+        for actor in actors:
+            nursery.start_soon(actor.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_a_ring_sets_off_happens_at_once_when_settled() -> None:
@@ -43,17 +57,13 @@ async def test_what_a_ring_sets_off_happens_at_once_when_settled() -> None:
     first, second = Actor("first", heard), Actor("second", heard)
     first.tells = second
     turns = current_turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(first.run)
-        nursery.start_soon(second.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with serving(first, second):
         turns.hold()
         first.door.send_nowait("a")
         first.door.send_nowait("b")
         assert heard == [], "turns wait for whoever holds them"
         turns.settle()
         assert heard == ["first:a", "first:b", "second:a!", "second:b!"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_ring_that_nobody_settles_is_heard_by_itself() -> None:
@@ -185,10 +195,7 @@ async def test_actors_that_ring_each_other_without_end_do_not_stop_the_loop() ->
     ping, pong = Actor("ping", heard), Actor("pong", heard)
     ping.tells, pong.tells = pong, ping
     turns = current_turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ping.run)
-        nursery.start_soon(pong.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with serving(ping, pong):
         turns.hold()
         ping.door.send_nowait("x")
         turns.settle()
@@ -196,36 +203,27 @@ async def test_actors_that_ring_each_other_without_end_do_not_stop_the_loop() ->
         for _ in range(3):
             await trio.lowlevel.checkpoint()
         assert len(heard) > TURNS_AT_ONCE, "the rest goes on in later turns of the loop"
-        nursery.cancel_scope.cancel()
 
 
 async def test_whoever_chooses_decides_who_is_next() -> None:
     heard: list[str] = []
     actors = [Actor(name, heard) for name in "abc"]
     turns = open_turns(lambda count: count - 1)
-    async with trio.open_nursery() as nursery:
-        for actor in actors:
-            nursery.start_soon(actor.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with serving(*actors):
         turns.hold()
         for actor in actors:
             actor.door.send_nowait("x")
         turns.settle()
         assert heard == ["c:x", "b:x", "a:x"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_line_has_its_turns_when_those_before_it_are_empty() -> None:
     heard: list[str] = []
-    counts, answers, works, sets_up = (Actor(name, heard) for name in ("f", "a", "w", "s"))
+    counts, answers = Actor("f", heard, Line.FACTS), Actor("a", heard, Line.ANSWERS)
+    works, sets_up = Actor("w", heard), Actor("s", heard)
     sets_up.tells = works
     turns = current_turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(counts.mailbox.serve, counts.turn, Line.FACTS)
-        nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
-        nursery.start_soon(works.run)
-        nursery.start_soon(sets_up.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with serving(counts, answers, works, sets_up):
         turns.hold()
         for actor in (counts, answers, sets_up):
             actor.door.send_nowait("x")
@@ -234,17 +232,13 @@ async def test_a_line_has_its_turns_when_those_before_it_are_empty() -> None:
         counts.door.send_nowait("y")  # and without anybody who settles
         await trio.testing.wait_all_tasks_blocked()
         assert heard[4:] == ["f:y"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_answers_go_first_while_models_have_more_to_run() -> None:
     heard: list[str] = []
-    answers, works = Actor("answers", heard), Actor("works", heard)
+    answers, works = Actor("answers", heard, Line.ANSWERS), Actor("works", heard)
     turns = current_turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
-        nursery.start_soon(works.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with serving(answers, works):
         for answers_first in (True, False):
             turns.hold()
             turns.answers_first = answers_first
@@ -253,22 +247,17 @@ async def test_answers_go_first_while_models_have_more_to_run() -> None:
             turns.settle()
             assert not turns.answers_first, "it holds until the answers have left"
         assert heard == ["answers:x", "works:x", "works:x", "answers:x"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_work_without_end_does_not_keep_answers_from_leaving() -> None:
     heard: list[str] = []
-    ping, pong, answers = (Actor(name, heard) for name in ("ping", "pong", "answers"))
+    ping, pong = Actor("ping", heard), Actor("pong", heard)
+    answers = Actor("answers", heard, Line.ANSWERS)
     ping.tells, pong.tells = pong, ping
     turns = current_turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(answers.mailbox.serve, answers.turn, Line.ANSWERS)
-        nursery.start_soon(ping.run)
-        nursery.start_soon(pong.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with serving(answers, ping, pong):
         turns.hold()
         answers.door.send_nowait("x")
         ping.door.send_nowait("x")
         turns.settle()
         assert heard[TURNS_AT_ONCE:] == ["answers:x"]
-        nursery.cancel_scope.cancel()
