@@ -3,7 +3,7 @@
     python bench/worker_street.py --before FOLDER [--model NAME] [--load 2x4] [--windows 16]
 
 An identity in a worker process, unbatched, also one of 600 kB, `identity_600kb`, or an ensemble of
-three such steps, `ensemble_noops`.
+three such steps, `ensemble_noops`; batched, it is `identity_batched`, `mlp` or `sleep_5ms`.
 Both servers run all the time and are driven in turn, in windows of a fraction of a second, by a
 client that writes what gRPC's C core writes. Printed is CPU time per answer of server and workers
 together, the lower quartile of the windows: what a window costs in which the machine was left in
@@ -39,8 +39,16 @@ MODELS = {
     "identity_600kb": ("identity_600kb",),
     "noop": ("noop",),
     "ensemble_noops": ("ensemble_noops", "noop"),
+    "identity_batched": ("identity_batched",),
+    "mlp": ("mlp",),
+    "sleep_5ms": ("sleep_5ms",),
 }
-SHAPES = {"identity_600kb": (3, 224, 224)}  # of the input, where it is not 16 numbers
+SHAPES = {  # of the input, where it is not 16 numbers
+    "identity_600kb": (3, 224, 224),
+    "identity_batched": (1, 16),
+    "mlp": (1, 784),
+    "sleep_5ms": (1, 16),
+}
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 WINDOW_SECONDS = 0.3
 READY_SECONDS = 60.0
@@ -154,7 +162,11 @@ def compare(before: Path, model: str, load: str, windows: int) -> None:
     for name, each in spent.items():
         median, rate = statistics.median(each), statistics.median(rates[name])
         print(f"{load} {name:6} {quartile[name]:6.1f} us (median {median:.1f}), {rate:.0f}/s")
-    print(f"{load} now / before: {quartile['now'] / quartile['before']:.2f} of the CPU time")
+    rate = statistics.median(rates["now"]) / statistics.median(rates["before"])
+    print(
+        f"{load} now / before: {quartile['now'] / quartile['before']:.2f} of the CPU time, "
+        f"{rate:.2f} times the answers/s"
+    )
 
 
 def main() -> None:
