@@ -104,14 +104,18 @@ class ServerProcess:
         self.process.stdout.close()
         return status
 
-    def workers(self) -> list[int]:
-        """The process ids of its workers, but not of the zygote that may have forked them."""
+    def descendants(self) -> list[int]:
+        """The process ids of its children, their children, and so on; some may have ended since."""
         found = [self.process.pid]
         for parent in found:
             with contextlib.suppress(OSError):
                 for task in Path(f"/proc/{parent}/task").iterdir():
                     found += map(int, (task / "children").read_text().split())
-        return [pid for pid in found[1:] if _runs_batches(pid)]
+        return found[1:]
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers, but not of the zygote that may have forked them."""
+        return [pid for pid in self.descendants() if _runs_batches(pid)]
 
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))

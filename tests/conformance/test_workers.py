@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,13 +24,12 @@ FLAGS = ("--frontend-workers=2", "--model-control-mode=explicit", "--load-model=
 
 def frontends(server: ServerProcess) -> list[int]:
     """The process ids of its frontends that live."""
-    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
-    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    return [
-        int(pid)
-        for pid in children
-        if b"troupe.frontend" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found = []
+    for pid in server.descendants():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if b"troupe.frontend" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 @pytest.fixture(scope="module")
